@@ -1,0 +1,1 @@
+"""The pocket model and its scenes."""

@@ -1,0 +1,154 @@
+"""What both training stages share: batches, optimisers, the schedule, checkpoints, the log."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from sparevlm.pocket.model import MEAN, STD
+from sparevlm.pocket.scenes import (
+    COLORS,
+    GRID,
+    IMAGE_SIZE,
+    KINDS,
+    PATCH_SIZE,
+    SIZES,
+    Scene,
+)
+
+BACKGROUND = len(KINDS)
+PALETTE = tuple(COLORS)
+SIZE_NAMES = tuple(SIZES)
+
+
+def _lean_attention(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+    """Plain attention in the dtype at hand: on a CPU its backward pass beats the fused one 2 to 1."""
+    weights = torch.matmul(query * scaling, key.transpose(-1, -2))
+    if attention_mask is not None:
+        weights = weights + attention_mask.to(weights.dtype)
+    weights = torch.softmax(weights, dim=-1, dtype=weights.dtype)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), None
+
+
+ALL_ATTENTION_FUNCTIONS["lean"] = _lean_attention
+
+
+def pixels(images: torch.Tensor) -> torch.Tensor:
+    """uint8 [B, 112, 112, 3] -> the normalised fp32 [B, 3, 112, 112] of the image processor."""
+    mean, std = torch.tensor(MEAN), torch.tensor(STD)
+    return ((images.float() / 255.0 - mean) / std).permute(0, 3, 1, 2).contiguous()
+
+
+def patch_labels(scene: Scene) -> dict[str, np.ndarray]:
+    """What lies under each of the 196 patches.
+
+    kind, color, size: int64 [196], one class more than there are names for the background;
+    middle: float32 [196], 1 where a thing has its centre; offset: float32 [196, 2], the centre
+    (x, y) of the thing in image widths, or of the patch itself on the background.
+    """
+    owner = scene.owner.reshape(-1)
+    kinds = [KINDS.index(t.kind) for t in scene.things] + [BACKGROUND]
+    colors = [PALETTE.index(t.color) for t in scene.things] + [len(PALETTE)]
+    sizes = [SIZE_NAMES.index(t.size) for t in scene.things] + [len(SIZE_NAMES)]
+    centres = np.array([(t.x, t.y) for t in scene.things] + [(0, 0)], np.float32) / IMAGE_SIZE
+    rows, columns = np.divmod(np.arange(GRID * GRID), GRID)
+    own = (np.stack([columns, rows], 1).astype(np.float32) + 0.5) / GRID
+    middle = np.zeros(GRID * GRID, np.float32)
+    for t in scene.things:
+        middle[(t.y // PATCH_SIZE) * GRID + t.x // PATCH_SIZE] = 1.0
+    return {
+        "kind": np.array(kinds)[owner],
+        "color": np.array(colors)[owner],
+        "size": np.array(sizes)[owner],
+        "middle": middle,
+        "offset": np.where(owner[:, None] >= 0, centres[owner], own),
+    }
+
+
+def make_optimizers(module: nn.Module, lr: float, decay: float = 0.01) -> list:
+    """Muon for the weight matrices of the layers, AdamW for everything else."""
+    matrices, rest = [], []
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            inside = parameter.ndim == 2 and ".layers." in name
+            (matrices if inside else rest).append(parameter)
+    return [
+        torch.optim.Muon(matrices, lr=2 * lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=lr, weight_decay=decay, betas=(0.9, 0.98)),
+    ]
+
+
+def set_learning_rate(optimizers: list, base: list[float], done: float) -> float:
+    """Warm up over 2 %, hold, and fall linearly to zero over the last 60 % of the run."""
+    factor = min(done / 0.02, 1.0, (1.0 - done) / 0.6)
+    for optimizer, lr in zip(optimizers, base, strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = lr * max(factor, 0.0)
+    return factor
+
+
+class Log:
+    """One JSON object a line, appended, so that a resumed run continues its own log."""
+
+    def __init__(self, path: Path):
+        self.path, self.start = path, time.time()
+
+    def __call__(self, **values: Any) -> None:
+        values["seconds"] = round(time.time() - self.start)
+        line = json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in values.items()})
+        with self.path.open("a") as file:
+            file.write(line + "\n")
+        print(line, flush=True)
+
+
+def save_checkpoint(path: Path, step: int, module: nn.Module, optimizers: list) -> None:
+    partial = path.with_suffix(".partial")
+    torch.save(
+        {
+            "step": step,
+            "module": module.state_dict(),
+            "optimizers": [o.state_dict() for o in optimizers],
+        },
+        partial,
+    )
+    os.replace(partial, path)
+
+
+def load_checkpoint(path: Path, module: nn.Module, optimizers: list) -> int:
+    """Restore what `save_checkpoint` wrote and return the step to go on from (0: nothing there)."""
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    module.load_state_dict(state["module"])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    return int(state["step"])
+
+
+class Batches(torch.utils.data.IterableDataset):
+    """`make(step)` for every step from `first` on; each batch depends on its step alone."""
+
+    def __init__(self, make, first: int, last: int):
+        self.make, self.first, self.last = make, first, last
+
+    def __iter__(self) -> Iterator:
+        torch.set_num_threads(1)
+        info = torch.utils.data.get_worker_info()
+        offset, stride = (info.id, info.num_workers) if info else (0, 1)
+        for step in range(self.first + offset, self.last, stride):
+            yield self.make(step)
+
+
+def loader(make, first: int, last: int, workers: int = 1) -> torch.utils.data.DataLoader:
+    return torch.utils.data.DataLoader(
+        Batches(make, first, last), batch_size=None, num_workers=workers, prefetch_factor=8
+    )

@@ -1,0 +1,252 @@
+"""Stage 2: projector and language model on question-answer pairs; the tower stays frozen.
+
+About sixteen questions share one picture. In most batches each question sees the picture and itself
+alone (a block mask), exactly as when it is asked by itself; in the others they follow each other as
+turns of one conversation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import CLIPModel, LlavaForConditionalGeneration
+
+from sparevlm.pocket.model import llava_config, make_processor, make_tokenizer
+from sparevlm.pocket.scenes import COLORS, GRID, KINDS, SEEDS, SIZES, SKILLS, Scene, ask, draw_scene
+from sparevlm.pocket.training import common
+
+SKILL_WEIGHTS = {
+    "count": 1.3,
+    "relation": 1.6,
+    "sum": 1.3,
+    "nearest": 1.8,
+    "size": 1.2,
+    "position": 1.2,
+}
+NOTHING = "nothing"
+WORD_GROUPS = {
+    "kind": (*KINDS, NOTHING),
+    "color": (*COLORS, NOTHING),
+    "size": (*SIZES, NOTHING),
+    "vertical": ("top", "bottom"),
+    "horizontal": ("left", "right"),
+}
+TEXT_TOKENS = 208  # room for about sixteen questions and answers after one picture
+
+
+class Conversation:
+    """Builds rows of token ids, labels, positions and blocks."""
+
+    def __init__(self) -> None:
+        tokenizer = make_tokenizer()
+        self.ids = lambda text: tokenizer(text, add_special_tokens=False).input_ids
+        image = tokenizer.convert_tokens_to_ids("<image>")
+        self.prefix = [tokenizer.bos_token_id, *self.ids("user :"), *[image] * GRID**2]
+        self.between, self.before_answer = self.ids("user :"), self.ids("assistant :")
+        self.end, self.pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+
+    def row(self, scene: Scene, rng: np.random.Generator, turns: bool) -> tuple[list, ...]:
+        ids, labels = list(self.prefix), [-100] * len(self.prefix)
+        start = len(ids)
+        places, blocks = list(range(start)), [0] * start
+        weights = np.array([SKILL_WEIGHTS.get(skill, 1.0) for skill in SKILLS])
+        block = 0
+        while True:
+            skill = SKILLS[int(rng.choice(len(SKILLS), p=weights / weights.sum()))]
+            question = ask(scene, skill, rng)
+            if question is None:
+                continue
+            opening = self.between if turns and block else []
+            asked = [*opening, *self.ids(question.text), *self.before_answer]
+            answer = [*self.ids(question.answer), self.end]
+            if len(ids) + len(asked) + len(answer) > start + TEXT_TOKENS:
+                break
+            block += 1
+            first = len(ids) if turns else start
+            ids += asked + answer
+            labels += [-100] * len(asked) + answer
+            places += range(first, first + len(asked) + len(answer))
+            blocks += [0 if turns else block] * (len(asked) + len(answer))
+        fill = start + TEXT_TOKENS - len(ids)
+        return ids + [self.pad] * fill, labels + [-100] * fill, places + [0] * fill, blocks + [-1] * fill
+
+
+def make_batches(split: str, size: int):
+    """A function step -> batch: `size` scenes of the split, each with its questions and labels."""
+    conversation = Conversation()
+
+    def make(step: int) -> dict[str, torch.Tensor]:
+        rng = np.random.default_rng((SEEDS[split] + step, 11))
+        # stage 1 saw the first scenes of the range; these lie far beyond them
+        scenes = [draw_scene(SEEDS[split] + 10**11 + step * size + i) for i in range(size)]
+        turns = step % 5 == 4
+        rows = [conversation.row(scene, rng, turns) for scene in scenes]
+        names = ("input_ids", "labels", "position_ids", "blocks")
+        batch = {n: torch.tensor(v) for n, v in zip(names, zip(*rows, strict=True), strict=True)}
+        labels = [common.patch_labels(scene) for scene in scenes]
+        batch |= {k: torch.from_numpy(np.stack([one[k] for one in labels])) for k in labels[0]}
+        batch["image"] = torch.from_numpy(np.stack([scene.image for scene in scenes]))
+        return batch
+
+    return make
+
+
+def block_mask(blocks: torch.Tensor) -> torch.Tensor:
+    """Additive bf16 mask [B, 1, L, L]: causal; a block sees the prefix (block 0) and itself."""
+    seen = (blocks[:, None, :] == 0) | (blocks[:, None, :] == blocks[:, :, None])
+    mask = torch.where(seen.tril(), 0.0, -1e4).to(torch.bfloat16)
+    return mask[:, None]
+
+
+class Pocket(nn.Module):
+    """LLaVA with the two losses of stage 2: answers, and words for what each patch shows."""
+
+    def __init__(self, clip: CLIPModel, width: int, layers: int):
+        super().__init__()
+        self.llava = LlavaForConditionalGeneration(
+            llava_config(clip.config.vision_config, width, layers)
+        )
+        self.llava.model.vision_tower.load_state_dict(clip.vision_model.state_dict())
+        self.llava.model.vision_tower.requires_grad_(False)
+        self.llava.set_attn_implementation("lean")
+        self.geometry = nn.Linear(width, 3)
+        ids = make_tokenizer().convert_tokens_to_ids
+        self.groups = {name: torch.tensor(ids(list(w))) for name, w in WORD_GROUPS.items()}
+
+    def align(self, patches: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Each projected patch points to the words for what it shows, group by group."""
+        words = self.llava.get_input_embeddings().weight
+        targets = {
+            "kind": batch["kind"],
+            "color": batch["color"],
+            "size": batch["size"],
+            "vertical": (batch["offset"][..., 1] > 0.5).long(),
+            "horizontal": (batch["offset"][..., 0] > 0.5).long(),
+        }
+        weight = torch.where(batch["kind"] == common.BACKGROUND, 0.3, 1.0).flatten()
+        direction = F.normalize(patches.float(), dim=-1)
+        losses = []
+        for name, target in targets.items():
+            group = F.normalize(words[self.groups[name]].float(), dim=-1)
+            loss = F.cross_entropy(
+                10 * (direction @ group.T).flatten(0, 1), target.flatten(), reduction="none"
+            )
+            losses.append((loss * weight).sum() / weight.sum())
+        said = self.geometry(patches.float())
+        losses.append(2 * (said[..., :2] - batch["offset"]).abs().mean())
+        losses.append(F.binary_cross_entropy_with_logits(said[..., 2], batch["middle"]))
+        return torch.stack(losses).sum()
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
+        model = self.llava.model
+        with torch.no_grad():
+            seen = model.vision_tower(common.pixels(batch["image"]), output_hidden_states=True)
+        patches = model.multi_modal_projector(seen.hidden_states[-2][:, 1:])
+        embeddings = self.llava.get_input_embeddings()(batch["input_ids"]).to(patches.dtype)
+        places = batch["input_ids"] == self.llava.config.image_token_id
+        embeddings = embeddings.masked_scatter(places[..., None], patches)
+        hidden = model.language_model(
+            inputs_embeds=embeddings,
+            attention_mask=block_mask(batch["blocks"]),
+            position_ids=batch["position_ids"],
+            use_cache=False,
+        ).last_hidden_state
+        answered = batch["labels"][:, 1:] != -100
+        logits = self.llava.lm_head(hidden[:, :-1][answered]).float()
+        target = batch["labels"][:, 1:][answered]
+        answer = F.cross_entropy(logits, target)
+        align = self.align(patches, batch)
+        real = target != self.llava.config.eos_token_id
+        right = (logits.argmax(-1) == target)[real].float().mean()
+        report = {"answer": float(answer.detach()), "align": float(align.detach())}
+        return answer + 0.3 * align, report | {"right": float(right)}
+
+
+@torch.inference_mode()
+def accuracy(model: LlavaForConditionalGeneration, split: str, count: int) -> dict[str, float]:
+    """Share of `count` questions of a split answered word for word, by skill and overall."""
+    from sparevlm.pocket.scenes import sample
+
+    processor = make_processor()
+    hits: dict[str, list[bool]] = {skill: [] for skill in SKILLS}
+    for start in range(0, count, 50):
+        pairs = [sample(split, i) for i in range(start, min(start + 50, count))]
+        inputs = processor(
+            images=[scene.picture() for scene, _ in pairs],
+            text=[f"USER: <image>\n{question.text} ASSISTANT:" for _, question in pairs],
+            padding=True,
+            return_tensors="pt",
+        )
+        with torch.autocast("cpu", torch.bfloat16):
+            out = model.generate(**inputs, max_new_tokens=4, do_sample=False)
+        said = processor.batch_decode(out[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
+        for (_, question), text in zip(pairs, said, strict=True):
+            hits[question.skill].append(text.strip() == question.answer)
+    scores = {skill: float(np.mean(h)) for skill, h in hits.items() if h}
+    return scores | {"overall": float(np.mean([one for h in hits.values() for one in h]))}
+
+
+def train(out: Path, steps: int, batch: int, lr: float, width: int, layers: int, stop: int) -> None:
+    torch.manual_seed(0)
+    pocket = Pocket(CLIPModel.from_pretrained(out / "clip"), width, layers)
+    optimizers = common.make_optimizers(pocket, lr)
+    base = [group["lr"] for o in optimizers for group in o.param_groups]
+    log = common.Log(out / "language.jsonl")
+    first = common.load_checkpoint(out / "language.pt", pocket, optimizers)
+    batches = common.loader(make_batches("train", batch), first, min(steps, stop))
+    mean: dict[str, float] = {}
+    for step, data in enumerate(batches, first):
+        common.set_learning_rate(optimizers, base, (step + 1) / steps)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss, report = pocket(data)
+        loss.backward()
+        nn.utils.clip_grad_norm_(pocket.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        for name, value in report.items():
+            mean[name] = 0.98 * mean.get(name, value) + 0.02 * value
+        if (step + 1) % 100 == 0:
+            log(step=step + 1, pictures=(step + 1) * batch, **mean)
+        if (step + 1) % 1000 == 0 or step + 1 == steps:
+            common.save_checkpoint(out / "language.pt", step + 1, pocket, optimizers)
+        if (step + 1) % 2000 == 0 or step + 1 == steps:
+            log(step=step + 1, validation=accuracy(pocket.llava, "validation", 300))
+    if first < steps <= stop:
+        export(pocket.llava, out)
+
+
+def export(model: LlavaForConditionalGeneration, out: Path) -> None:
+    """Write `pocket/`: fp16 safetensors with the key names LLaVA checkpoints use, and the CLIP."""
+    folder = out / "pocket"
+    model.set_attn_implementation("sdpa")
+    model.half().save_pretrained(folder)
+    make_processor().save_pretrained(folder)
+    CLIPModel.from_pretrained(out / "clip").half().save_pretrained(folder / "clip")
+    for name in ("tokenizer.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json"):
+        if (out / "clip" / name).exists():
+            shutil.copy(out / "clip" / name, folder / "clip" / name)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("runs/pocket"))
+    parser.add_argument("--steps", type=int, default=12000)
+    parser.add_argument("--batch", type=int, default=12)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--layers", type=int, default=5)
+    parser.add_argument("--stop", type=int, default=10**9, help="end early after this step")
+    options = parser.parse_args()
+    torch.set_num_threads(2)
+    train(**vars(options))
+
+
+if __name__ == "__main__":
+    main()

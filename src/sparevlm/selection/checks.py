@@ -1,0 +1,160 @@
+"""What may come in, and bringing it to one dtype and a safe scale."""
+
+import math
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Squares stay far from overflow and underflow while row norms lie within these powers of two.
+_SAFE = 2.0**20
+_TINY = 2.0**-30
+_ALIGNMENT = 64  # bytes, as the CPU allocator gives
+
+
+def check_features(features: Any) -> None:
+    """Raise unless this is a real floating-point tensor [N, D] or [B, N, D] with entries."""
+    if not isinstance(features, Tensor):
+        raise TypeError(
+            f"features must be a torch.Tensor, not {type(features).__name__}: "
+            "convert an array with torch.from_numpy or torch.as_tensor"
+        )
+    if not features.is_floating_point():
+        raise TypeError(
+            f"features must be floating point, not {features.dtype}: convert with features.float()"
+        )
+    if features.layout != torch.strided:
+        raise TypeError(f"features must be dense, not {features.layout}: use features.to_dense()")
+    if features.ndim not in (2, 3):
+        raise ValueError(
+            f"features must be [N, D] or [B, N, D], not {list(features.shape)}: "
+            "one row is one token"
+        )
+    if 0 in features.shape:
+        raise ValueError(
+            f"features of shape {list(features.shape)} hold nothing to select from: "
+            "pass at least one image, one token and one feature"
+        )
+
+
+def check_k(k: Any) -> int:
+    """Return k as an int, or raise ValueError unless it is a positive integer."""
+    try:
+        number = None if isinstance(k, bool) else operator.index(k)
+    except TypeError:
+        number = None
+    if number is None or number < 1:
+        raise ValueError(f"k must be a positive integer (how many tokens to keep), not {k!r}")
+    return number
+
+
+def check_tol(tol: Any) -> float:
+    """Return tol as a float, or raise unless it is a real number in [0, 1]."""
+    if isinstance(tol, bool) or not hasattr(tol, "__float__"):
+        raise TypeError(f"tol must be a number, not {tol!r}")
+    number = float(tol)
+    if not 0 <= number <= 1:  # false for NaN too
+        raise ValueError(
+            f"tol must lie in [0, 1] (the share of energy left unexplained), not {tol!r}"
+        )
+    return number
+
+
+def check_weights(weights: Any, features: Tensor) -> Tensor | None:
+    """Return weights of the features' leading shape, or raise if they cannot be that."""
+    if weights is None:
+        return None
+    if not isinstance(weights, Tensor):
+        raise TypeError(
+            f"weights must be a torch.Tensor or None, not {type(weights).__name__}: "
+            "convert with torch.as_tensor"
+        )
+    if weights.is_complex():
+        raise TypeError("weights must be real, not complex")
+    shape = features.shape[:-1]
+    if weights.shape not in (shape, shape[-1:]):
+        raise ValueError(
+            f"weights must have one entry per token, {list(shape)} for features of shape "
+            f"{list(features.shape)}, not {list(weights.shape)}"
+        )
+    # Weights finer than the features' dtype must not become infinite or zero on the way.
+    weights = weights.detach().to(device=features.device, dtype=torch.float64)
+    if not bool(((weights >= 0) & weights.isfinite()).all()):
+        raise ValueError(
+            "weights must be finite and not negative: clamp them to [0, 1] and remove NaN"
+        )
+    return torch.broadcast_to(weights, shape)
+
+
+def working_dtype(features: Tensor) -> torch.dtype:
+    """float64 stays, everything else is worked on in float32."""
+    return torch.float64 if features.dtype == torch.float64 else torch.float32
+
+
+def scaled_rows(image: Tensor, dtype: torch.dtype, name: str = "row") -> tuple[Tensor, Tensor]:
+    """Rows of one image scaled by a power of two, and their norms.
+
+    The scale keeps squares in range and changes neither a selection nor a relative residual; it is
+    left at 1, and the rows are not copied, while nothing needs it.
+
+    Parameters
+    ----------
+    image : Tensor [N, D]
+        Features of one image.
+    dtype : torch.dtype
+        What to work in.
+    name : str
+        How the error names a row.
+
+    Returns
+    -------
+    rows : Tensor [N, D]
+        Contiguous and aligned, so that a product does not depend on where the image lay in a batch.
+    norms : Tensor [N]
+        Euclidean norms of ``rows``, right for the tiniest rows too.
+
+    Raises
+    ------
+    ValueError
+        If an entry is NaN or infinite.
+    """
+    rows = image.detach().to(dtype).contiguous()
+    if rows.data_ptr() % _ALIGNMENT:
+        rows = rows.clone()
+    norms = torch.linalg.vector_norm(rows, dim=1)
+    largest, smallest = torch.stack((norms.max(), norms.min())).tolist()
+    if not 1 / _SAFE <= largest <= _SAFE:  # NaN, infinite, zero, or far from 1
+        finite = rows.isfinite().all(1)
+        if not bool(finite.all()):
+            bad = int(finite.logical_not().nonzero()[0])
+            raise ValueError(
+                f"features hold NaN or infinity, first in {name} {bad}: "
+                "check the encoder's output (fp16 overflow is the usual cause)"
+            )
+        peak = float(rows.abs().max())
+        if peak == 0:
+            return rows, torch.zeros_like(norms)
+        exponent = -math.frexp(peak)[1]
+        # Two factors, since one alone may leave the range of the dtype.
+        rows = (rows * 2.0 ** (exponent // 2)).mul_(2.0 ** (exponent - exponent // 2))
+        norms = torch.linalg.vector_norm(rows, dim=1)
+        largest, smallest = torch.stack((norms.max(), norms.min())).tolist()
+    if smallest < _TINY * largest:
+        tiny = (norms < _TINY * largest).nonzero()[:, 0]
+        part = rows[tiny]
+        peaks = part.abs().amax(1)
+        safe = torch.where(peaks > 0, peaks, 1)
+        norms[tiny] = peaks * torch.linalg.vector_norm(part / safe[:, None], dim=1)
+    return rows, norms
+
+
+def scaled_weights(weights: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Weights of one image scaled by a power of two so that the largest is about 1."""
+    if weights is None:
+        return None
+    peak = float(weights.max())
+    if peak > 0:
+        exponent = -math.frexp(peak)[1]
+        weights = weights * 2.0 ** (exponent // 2) * 2.0 ** (exponent - exponent // 2)
+    return weights.to(dtype)

@@ -1,0 +1,144 @@
+"""How much a set of tokens leaves unexplained, and the least that any set could."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .checks import check_features, check_k, check_weights, scaled_rows, scaled_weights
+
+
+@torch.no_grad()
+def reconstruction_error(
+    features: Tensor, indices: Tensor, weights: Tensor | None = None
+) -> Tensor:
+    """Relative squared error of rebuilding all tokens from the indexed ones by least squares.
+
+    Computed afresh in fp64 from an orthonormal basis of the kept rows, whatever their rank.
+
+    Parameters
+    ----------
+    features : Tensor [N, D] or [B, N, D], bf16, fp16, fp32 or fp64
+        One row a token.
+    indices : Tensor [k] or [B, k], integer
+        Kept tokens, in any order; duplicates do no harm, and none at all gives 1.
+    weights : Tensor [N] or [B, N], optional
+        How much each token's error counts, real and not negative.
+
+    Returns
+    -------
+    Tensor [] or [B], float64
+        sum_i w_i^2 |x_i - P x_i|^2 / sum_i w_i^2 |x_i|^2 with P the projection onto the span of
+        the kept rows; 0 where the denominator is.
+
+    Raises
+    ------
+    TypeError
+        If a tensor is none, or has the wrong kind of dtype.
+    ValueError
+        If shapes do not fit, an index lies outside [0, N), a weight is negative or not finite, or
+        features hold NaN or infinity.
+    """
+    check_features(features)
+    _check_indices(indices, features)
+    weights = check_weights(weights, features)
+    kept = indices.to(device=features.device, dtype=torch.int64)
+    with torch.autocast(features.device.type, enabled=False):
+        if features.ndim == 2:
+            return _error(features, kept, weights, "row")
+        parts = weights if weights is not None else [None] * len(features)
+        found = zip(features, kept, parts, strict=True)
+        return torch.stack([_error(*one, f"image {b}, row") for b, one in enumerate(found)])
+
+
+@torch.no_grad()
+def svd_bound(features: Tensor, k: int | None = None, weights: Tensor | None = None) -> Tensor:
+    """Relative squared error of the best rank-k approximation, which no k tokens can beat.
+
+    Parameters
+    ----------
+    features : Tensor [N, D] or [B, N, D], bf16, fp16, fp32 or fp64
+        One row a token.
+    k : int, optional
+        The rank; None gives every rank from 0 to N, in line with ``Selection.residual``.
+    weights : Tensor [N] or [B, N], optional
+        How much each token's error counts, real and not negative.
+
+    Returns
+    -------
+    Tensor [..] or [.., N + 1], float64
+        Sum of the squared singular values of diag(w) X after the k-th, over the sum of all; 0 where
+        that is 0, and from the rank on.
+
+    Raises
+    ------
+    TypeError
+        If a tensor is none, or has the wrong kind of dtype.
+    ValueError
+        If shapes do not fit, k is no positive integer, a weight is negative or not finite, or
+        features hold NaN or infinity.
+
+    References
+    ----------
+    Eckart and Young, The approximation of one matrix by another of lower rank, Psychometrika 1,
+    1936.
+    """
+    check_features(features)
+    rank = None if k is None else min(check_k(k), features.shape[-2])
+    weights = check_weights(weights, features)
+    with torch.autocast(features.device.type, enabled=False):
+        if features.ndim == 2:
+            bound = _bound(features, weights, "row")
+        else:
+            parts = weights if weights is not None else [None] * len(features)
+            found = zip(features, parts, strict=True)
+            bound = torch.stack([_bound(*one, f"image {b}, row") for b, one in enumerate(found)])
+    return bound if rank is None else bound[..., rank]
+
+
+def _error(image: Tensor, kept: Tensor, weights: Tensor | None, name: str) -> Tensor:
+    rows, norms = scaled_rows(image, torch.float64, name)
+    w = scaled_weights(weights, torch.float64)
+    # Rows of length 1, so that a small one counts as a direction of its own.
+    basis = rows[kept] / torch.where(norms > 0, norms, 1)[kept][:, None]
+    _, sizes, directions = torch.linalg.svd(basis, full_matrices=False)
+    if len(sizes):
+        eps = torch.finfo(torch.float64).eps
+        directions = directions[sizes > eps * max(basis.shape) * sizes[0]]
+    rest = rows
+    for _ in range(2):  # the second pass removes what rounding left of the first
+        rest = rest - (rest @ directions.T) @ directions
+    if w is not None:
+        rows, rest = rows * w[:, None], rest * w[:, None]
+    total = rows.square().sum()
+    return rest.square().sum() / torch.where(total > 0, total, 1)
+
+
+def _bound(image: Tensor, weights: Tensor | None, name: str) -> Tensor:
+    rows, _ = scaled_rows(image, torch.float64, name)
+    w = scaled_weights(weights, torch.float64)
+    if w is not None:
+        rows = rows * w[:, None]
+    squares = torch.linalg.svdvals(rows).square()
+    bound = rows.new_zeros(len(rows) + 1)
+    # Summed from the smallest on; ranks beyond min(N, D) leave nothing.
+    bound[: len(squares)] = squares.flip(0).cumsum(0).flip(0)[: len(bound)]
+    return bound / torch.where(bound[0] > 0, bound[0], 1)
+
+
+def _check_indices(indices: Any, features: Tensor) -> None:
+    if not isinstance(indices, Tensor):
+        raise TypeError(
+            f"indices must be a torch.Tensor, not {type(indices).__name__}: "
+            "convert with torch.as_tensor"
+        )
+    if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
+        raise TypeError(f"indices must be integers, not {indices.dtype}: use mask.nonzero()[:, 0]")
+    if indices.ndim != features.ndim - 1 or indices.shape[:-1] != features.shape[:-2]:
+        raise ValueError(
+            f"indices of shape {list(indices.shape)} do not fit features of shape "
+            f"{list(features.shape)}: pass [k] for one image, [B, k] for a batch"
+        )
+    n = features.shape[-2]
+    if indices.numel() and not bool(((indices >= 0) & (indices < n)).all()):
+        raise ValueError(f"indices must lie in [0, {n}): there are {n} tokens")
