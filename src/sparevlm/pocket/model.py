@@ -115,15 +115,15 @@ def clip_config(width: int = 192, layers: int = 6) -> CLIPConfig:
     )
 
 
-def llava_config(vision: CLIPVisionConfig, width: int = 256, layers: int = 5) -> LlavaConfig:
+def llava_config(vision: CLIPVisionConfig, width: int = 256, layers: int = 4) -> LlavaConfig:
     tokenizer = make_tokenizer()
     text = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
         intermediate_size=width * 11 // 4,
         num_hidden_layers=layers,
-        num_attention_heads=width // 32,
-        num_key_value_heads=width // 32,
+        num_attention_heads=width // 64,  # wide heads: on a CPU attention costs by the head
+        num_key_value_heads=width // 64,
         max_position_embeddings=2048,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
         tie_word_embeddings=True,

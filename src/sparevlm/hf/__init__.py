@@ -1,0 +1,19 @@
+"""Pruning for models of Hugging Face transformers."""
+
+from sparevlm.hf.attach import Handle, attach
+from sparevlm.hf.families import FAMILIES, Family, UnsupportedModelError, family_facts
+from sparevlm.hf.loading import load
+from sparevlm.hf.prune import prune_inputs
+from sparevlm.hf.report import ImageReport
+
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "Handle",
+    "ImageReport",
+    "UnsupportedModelError",
+    "attach",
+    "family_facts",
+    "load",
+    "prune_inputs",
+]

@@ -1,0 +1,247 @@
+"""Pruning switched on for a model: hooks that come off again without a trace."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import threading
+import weakref
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sparevlm.hf.families import find_family
+from sparevlm.hf.guidance import make_guidance
+from sparevlm.hf.memory import Memory, cached_tokens, remember
+from sparevlm.hf.prune import Shrunk, shrink
+from sparevlm.hf.report import ImageReport
+
+if TYPE_CHECKING:
+    from sparevlm.methods.base import PruningMethod
+
+_ATTACHED: weakref.WeakKeyDictionary[Any, Handle] = weakref.WeakKeyDictionary()
+
+
+def attach(
+    method: PruningMethod,
+    model: Any,
+    *,
+    relevance: str = "auto",
+    clip: Any = None,
+    tokenizer: Any = None,
+    question: str | None = None,
+) -> Handle:
+    """Prune the visual tokens of every `generate` and forward call of a model until detached.
+
+    Parameters
+    ----------
+    method : PruningMethod
+        What to keep.
+    model
+        A supported transformers model.
+    relevance : "auto", "clip", "llm" or "none"
+        What methods that look at the question compare it with: CLIP's text tower ("auto": where it
+        is at hand without a download), or the language model's embeddings.
+    clip : CLIPModel, str or None
+        The CLIP that the vision tower was taken from, or its name; None: found by the tower.
+    tokenizer
+        The language model's tokenizer or processor; None: loaded from where the model came from.
+    question : str or None
+        The question to guide by; None: read off each prompt.
+
+    Returns
+    -------
+    Handle
+        Also a context manager, which detaches.
+
+    Raises
+    ------
+    ValueError
+        If the model is not supported or pruned already, or guidance cannot be had.
+    """
+    family = find_family(model)
+    if model in _ATTACHED:
+        raise ValueError(
+            f"this model is already pruned by {_ATTACHED[model].method}: "
+            "detach that first, nested pruning is not possible"
+        )
+    guidance = None
+    if "query" in method.requires:
+        guidance = make_guidance(
+            model, family, relevance=relevance, clip=clip, tokenizer=tokenizer, question=question
+        )
+    return Handle(method, model, family, guidance)
+
+
+class Handle:
+    """Pruning attached to a model.
+
+    Attributes
+    ----------
+    method : PruningMethod
+    report : list of ImageReport
+        One entry a picture of the last call that had pictures.
+    """
+
+    def __init__(self, method: PruningMethod, model: Any, family: Any, guidance: Any) -> None:
+        self.method = method
+        self.report: list[ImageReport] = []
+        self._model, self._family, self._guidance = model, family, guidance
+        self._local = threading.local()  # so that threads do not see each other's calls
+        self._names = list(inspect.signature(model.forward).parameters)
+        self._hooks = [
+            model.register_forward_pre_hook(self._before, with_kwargs=True, prepend=True),
+            model.register_forward_hook(self._after),
+        ]
+        self._had_generate = model.__dict__.get("generate")
+        if hasattr(model, "generate"):
+            self._stock_generate = model.generate
+            model.generate = self._generate
+        _ATTACHED[model] = self
+
+    def detach(self) -> None:
+        """Take everything off the model; a second call does nothing."""
+        if _ATTACHED.get(self._model) is not self:
+            return
+        del _ATTACHED[self._model]
+        for hook in self._hooks:
+            hook.remove()
+        if "generate" in self._model.__dict__:
+            del self._model.generate
+            if self._had_generate is not None:
+                self._model.generate = self._had_generate
+
+    def __enter__(self) -> Handle:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.detach()
+
+    def _shrink(self, kwargs: dict[str, Any], **options: Any) -> Shrunk:
+        shrunk = shrink(self.method, self._model, self._family, self._guidance, kwargs, **options)
+        if shrunk.report:
+            self.report = shrunk.report
+        return shrunk
+
+    # -- forward
+
+    def _before(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if getattr(self._local, "generating", False):
+            return None
+        self._local.memory = None
+        named = dict(zip(self._names, args, strict=False)) | kwargs
+        shrunk = self._shrink(named, side=None)
+        self._local.memory = shrunk.memory
+        return (), shrunk.kwargs
+
+    def _after(self, module: Any, args: tuple[Any, ...], output: Any) -> None:
+        memory = getattr(self._local, "memory", None)
+        if memory is not None and not getattr(self._local, "generating", False):
+            self._local.memory = None
+            remember(getattr(output, "past_key_values", None), memory)
+
+    # -- generate
+
+    @torch.no_grad()
+    def _generate(self, *args: Any, **kwargs: Any) -> Any:
+        if getattr(self._local, "generating", False):
+            return self._stock_generate(*args, **kwargs)
+        names = list(inspect.signature(self._stock_generate).parameters)
+        named = dict(zip(names, args, strict=False)) | kwargs
+        if named.get("inputs") is not None and "input_ids" not in named:
+            named["input_ids"] = named.pop("inputs")
+        ids: Tensor | None = named.get("input_ids")
+        if ids is None:
+            return self._inside(named)
+        given = {name: value for name, value in named.items() if value is not None}
+        guessed = {} if "attention_mask" in given else self._padding_mask(ids, given)
+        shrunk = self._shrink(given | guessed, side="left", whole=True)
+        if shrunk.memory is None:
+            return self._inside({k: v for k, v in shrunk.kwargs.items() if k not in guessed})
+        return self._pruned(shrunk, shrunk.memory, ids)
+
+    def _inside(self, kwargs: dict[str, Any]) -> Any:
+        self._local.generating = True
+        try:
+            return self._stock_generate(**kwargs)
+        finally:
+            self._local.generating = False
+
+    def _padding_mask(self, ids: Tensor, given: dict[str, Any]) -> dict[str, Tensor]:
+        """The mask that `generate` would guess from padding ids, while they can still be seen."""
+        config = given.get("generation_config") or self._model.generation_config
+        pad, eos = given.get("pad_token_id", config.pad_token_id), config.eos_token_id
+        ends = eos if isinstance(eos, list | tuple) else [eos]
+        if pad is None or pad in ends or not bool((ids == pad).any()):
+            return {}
+        return {"attention_mask": (ids != pad).long()}
+
+    def _pruned(self, shrunk: Shrunk, memory: Memory, ids: Tensor) -> Any:
+        kwargs = shrunk.kwargs
+        config = kwargs.get("generation_config") or self._model.generation_config
+        if memory.original and kwargs.get("use_cache", config.use_cache) is False:
+            raise ValueError(
+                "original positions need the cache: remove use_cache=False or use "
+                'positions="compact"'
+            )
+        if kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None)):
+            raise ValueError(
+                "a pruned prompt cannot be prefilled in chunks: remove prefill_chunk_size"
+            )
+        cut = ids.shape[1] - kwargs["input_ids"].shape[1]
+        self._shift_lengths(kwargs, cut)
+        if kwargs.get("streamer") is not None:
+            kwargs["streamer"] = _WholePrompt(kwargs["streamer"], ids)
+        out = self._inside(kwargs)
+        sequences = out if isinstance(out, Tensor) else out.sequences
+        answer = sequences[:, kwargs["input_ids"].shape[1] :]
+        prompts = ids.to(sequences.device).repeat_interleave(len(sequences) // len(ids), 0)
+        sequences = torch.cat([prompts, answer], 1)
+        cache = kwargs.get("past_key_values")
+        if not isinstance(out, Tensor):
+            out.sequences = sequences
+            cache = out.get("past_key_values", cache)
+        if cached_tokens(cache):
+            remember(cache, memory)
+        return sequences if isinstance(out, Tensor) else out
+
+    def _shift_lengths(self, kwargs: dict[str, Any], cut: int) -> None:
+        """Lengths count the prompt, which became `cut` tokens shorter."""
+        config = kwargs.get("generation_config") or self._model.generation_config
+        changed = {}
+        for name in ("max_length", "min_length"):
+            if kwargs.get(name) is not None:
+                kwargs[name] = kwargs[name] - cut
+            elif getattr(config, name, None):
+                changed[name] = getattr(config, name) - cut
+        if not changed:
+            return
+        if "generation_config" in kwargs:
+            kwargs["generation_config"] = copy.deepcopy(config)
+            kwargs["generation_config"].update(**changed)
+        else:
+            if kwargs.get("max_new_tokens") is not None:
+                changed.pop("max_length", None)
+            kwargs.update(changed)
+
+
+class _WholePrompt:
+    """A streamer that is given the user's prompt instead of the pruned one."""
+
+    def __init__(self, streamer: Any, ids: Tensor) -> None:
+        self._streamer, self._ids = streamer, ids
+
+    def put(self, value: Tensor) -> None:
+        if self._ids is not None:
+            value, self._ids = self._ids.cpu(), None
+        self._streamer.put(value)
+
+    def end(self) -> None:
+        self._streamer.end()

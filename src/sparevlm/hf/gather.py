@@ -1,0 +1,76 @@
+"""Dropping columns from the tensors of a prompt: one index for all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Side = Literal["left", "right"]
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """Which columns [B, L'] of a prompt [B, L] are left, and which of them are real.
+
+    Attributes
+    ----------
+    index : Tensor [B, L'], int64
+    real : Tensor [B, L'], bool, or None
+        False where a row was padded to the common width; None: nowhere.
+    """
+
+    index: Tensor
+    real: Tensor | None
+
+    def take(self, values: Tensor, fill: int) -> Tensor:
+        """Values [B or 1, L] -> [B, L'], with `fill` where a row was padded."""
+        found = values.expand(len(self.index), -1).gather(1, self.index)
+        return found if self.real is None else found.masked_fill(~self.real, fill)
+
+
+def remaining(keep: Tensor, mask: Tensor | None, side: Side) -> Columns:
+    """Columns kept of each row, its old padding removed and rows padded again to one width.
+
+    Parameters
+    ----------
+    keep : Tensor [B, L], bool
+        False for what is dropped.
+    mask : Tensor [B, L] or None
+        The attention mask: zeros before the first and after the last one are padding.
+    side : "left" or "right"
+        Where short rows are padded.
+    """
+    real = keep
+    if mask is not None:
+        seen = mask != 0
+        after_first = seen.cumsum(1) > 0
+        before_last = seen.flip(1).cumsum(1).flip(1) > 0
+        real = keep & after_first & before_last
+    lengths = real.sum(1)
+    width = int(lengths.max())
+    # A stable sort moves the real columns of a row together and leaves their order.
+    if side == "left":
+        index = real.long().argsort(dim=1, stable=True)[:, real.shape[1] - width :]
+    else:
+        index = (~real).long().argsort(dim=1, stable=True)[:, :width]
+    found = real.gather(1, index)
+    return Columns(index, None if bool(found.all()) else found)
+
+
+def padding_side(mask: Tensor | None) -> Side:
+    """The side on which a mask [B, L] pads; "right" where it does not."""
+    if mask is not None and bool((mask[:, 0] == 0).any()):
+        return "left"
+    return "right"
+
+
+def default_positions(ids: Tensor, mask: Tensor | None, start: int | Tensor = 0) -> Tensor:
+    """Positions [B, L] of an unpruned prompt: counted along the mask, or along the columns."""
+    if mask is None:
+        columns = torch.arange(ids.shape[1], device=ids.device)
+        return (columns + start).expand(len(ids), -1)
+    positions = (mask != 0).long().cumsum(1) - 1
+    return positions.clamp(min=0) + start

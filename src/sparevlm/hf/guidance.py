@@ -1,0 +1,133 @@
+"""The question of each prompt, and what it is compared with the picture by."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparevlm.hf.families import Family
+from sparevlm.relevance import ClipScorer, EmbeddingScorer, Scorer, load_clip, tower_name
+from sparevlm.tokens import Query
+
+
+@dataclass(frozen=True, eq=False)
+class Guidance:
+    """A scorer, and how to read the question off token ids."""
+
+    scorer: Scorer
+    tokenizer: Any
+    family: Family
+    question: str | None
+
+    def query(self, features: Tensor, hidden: Tensor | None, ids: Tensor) -> Query | None:
+        """Compare one picture with the question of its prompt.
+
+        features [N, D]; hidden [N, C] or None; ids [M]: the prompt without placeholders and
+        padding.
+        """
+        text = self.question
+        if text is None and self.scorer.needs_text:
+            text = self.read(ids)
+        if text is not None and self.tokenizer is not None and not self.scorer.needs_text:
+            words = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            ids = torch.tensor(words, dtype=torch.int64, device=ids.device)
+        return self.scorer.query(features, hidden, text, ids)
+
+    def read(self, ids: Tensor) -> str:
+        """The last thing that a prompt [M] says, without the template's role marks."""
+        text = self.tokenizer.decode(ids.tolist(), skip_special_tokens=True)
+        pieces = [piece.strip() for piece in re.split(self.family.question, text)]
+        return next((piece for piece in reversed(pieces) if piece), "")
+
+
+def make_guidance(
+    model: Any,
+    family: Family,
+    *,
+    relevance: str,
+    clip: Any,
+    tokenizer: Any,
+    question: str | None,
+) -> Guidance | None:
+    """Find what `relevance` asks for.
+
+    Parameters
+    ----------
+    relevance : "auto", "clip", "llm" or "none"
+        "clip" loads, and downloads where it must, the text tower; "auto" takes it where it is at
+        hand and goes without otherwise.
+    clip : CLIPModel, str or None
+        The matching CLIP or where to load it from; None: found by the vision tower.
+    tokenizer
+        The language model's tokenizer, or a processor that has one; None: loaded from where the
+        model came from.
+    question : str or None
+        The question of every prompt; None: read off the prompt.
+
+    Raises
+    ------
+    ValueError
+        If a value is not allowed, or what was asked for by name cannot be had.
+    """
+    if relevance not in ("auto", "clip", "llm", "none"):
+        raise ValueError(
+            f'relevance={relevance!r} is not known: give "auto", "clip", "llm" or "none"'
+        )
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+    if relevance == "none":
+        return None
+    if relevance == "llm":
+        return Guidance(EmbeddingScorer(model.get_input_embeddings()), tokenizer, family, question)
+    try:
+        scorer = _clip_scorer(model, clip, download=relevance == "clip")
+        if tokenizer is None and question is None:
+            tokenizer = _own_tokenizer(model)
+    except (OSError, ValueError) as error:
+        if relevance == "clip" or clip is not None:
+            raise ValueError(
+                "guidance by the question is not possible: " + " ".join(str(error).split())
+            ) from error
+        warnings.warn(
+            "guidance by the question is off, because no matching CLIP is at hand: pass "
+            'relevance="clip" to download it, clip=... to give it, or SPARE(guidance="none")',
+            stacklevel=4,
+        )
+        return None
+    return Guidance(scorer, tokenizer, family, question)
+
+
+def _clip_scorer(model: Any, clip: Any, *, download: bool) -> ClipScorer:
+    if clip is not None and not isinstance(clip, str | Path):
+        return ClipScorer(clip, _tokenizer_of(clip, download=download))
+    name = str(clip) if clip is not None else tower_name(model)
+    if name is None:
+        raise ValueError("no CLIP is known for this vision tower: pass clip=CLIPModel or its name")
+    return load_clip(name, model, download=download or clip is not None)
+
+
+def _tokenizer_of(clip: Any, *, download: bool) -> Any:
+    from transformers import AutoTokenizer
+
+    if not getattr(clip, "name_or_path", ""):
+        raise ValueError(
+            "the CLIP given does not say where it came from, so its tokenizer cannot be loaded: "
+            "pass clip=ClipScorer(model, tokenizer) or a name"
+        )
+    return AutoTokenizer.from_pretrained(clip.name_or_path, local_files_only=not download)
+
+
+def _own_tokenizer(model: Any) -> Any:
+    from transformers import AutoTokenizer
+
+    if not getattr(model, "name_or_path", ""):
+        raise ValueError(
+            "the model does not say where it came from, so the question cannot be read: "
+            "pass tokenizer=processor.tokenizer"
+        )
+    return AutoTokenizer.from_pretrained(model.name_or_path, local_files_only=True)

@@ -1,0 +1,65 @@
+"""Loading a model and its processor by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+POCKET = Path(__file__).parents[1] / "pocket" / "weights"
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+
+
+def load(
+    name: str = "pocket", *, dtype: torch.dtype | str | None = None, device: str | None = None
+) -> tuple[Any, Any]:
+    """Load a vision-language model and its processor.
+
+    Parameters
+    ----------
+    name : str
+        "pocket" for the model shipped with sparevlm; else a directory or a hub name.
+    dtype : torch.dtype, str or None
+        As `from_pretrained` takes it; None: float32 for the pocket model, else the checkpoint's on
+        an accelerator and float32 on a CPU.
+    device : str or None
+        Where to put it; None: an accelerator if there is one.
+
+    Returns
+    -------
+    model, processor
+        In evaluation mode.
+
+    Raises
+    ------
+    ValueError
+        If there is no such model, no weights or no processor in it, or its family is not supported.
+    """
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    place = POCKET if name == "pocket" else Path(name).expanduser()
+    local = name == "pocket" or place.is_dir()
+    if local:
+        _check_folder(place, name)
+    if device is None:
+        found = torch.accelerator.current_accelerator(check_available=True)
+        device = found.type if found is not None else "cpu"
+    if dtype is None:
+        dtype = torch.float32 if name == "pocket" or device == "cpu" else "auto"
+    source = str(place) if local else name
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype)
+        processor = AutoProcessor.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        hint = "give a model directory, a hub name, or pocket"
+        raise ValueError(f"{name} cannot be loaded: {hint} ({reason[:300]})") from error
+    return model.to(device).eval(), processor
+
+
+def _check_folder(place: Path, name: str) -> None:
+    if not (place / "config.json").is_file():
+        raise ValueError(f"{name} holds no config.json: give the directory of a saved model")
+    if not any(any(place.glob(pattern)) for pattern in _WEIGHTS):
+        raise ValueError(f"{name} holds no weights (*.safetensors): save the model there first")

@@ -1,0 +1,158 @@
+"""Finding each picture in its prompt, and reducing it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sparevlm.hf.encode import Encoded
+from sparevlm.hf.families import patch_grid
+from sparevlm.hf.guidance import Guidance
+from sparevlm.hf.report import ImageReport
+from sparevlm.tokens import Query, Reduction, Residual, VisualTokens, check_reduction
+
+if TYPE_CHECKING:
+    from sparevlm.methods.base import PruningMethod
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One image in its prompt: its row, its columns [N], its features and encoder states."""
+
+    row: int
+    columns: Tensor
+    features: Tensor
+    hidden: Tensor | None
+
+
+def mark(model: Any) -> str:
+    """How an error calls the placeholder."""
+    return f"<image> (token {model.config.image_token_id})"
+
+
+def locate(model: Any, encoded: Encoded, placeholders: Tensor, start: int) -> list[Picture]:
+    """Find the columns of each encoded image; images before column `start` are left out."""
+    rows, length = placeholders.shape
+    given = sum(len(features) for features in encoded.features)
+    new = placeholders.clone()
+    new[:, :start] = False
+    wanted, wanted_new = int(placeholders.sum()), int(new.sum())
+    if given not in (wanted, wanted_new):
+        raise ValueError(
+            f"{wanted} placeholders and {given} visual tokens from {len(encoded.features)} "
+            f"pictures: give the processor one {mark(model)} for each picture, and do not "
+            "truncate what it returns"
+        )
+    mask = placeholders if given == wanted else new
+    places = mask.flatten().nonzero()[:, 0]
+    found, first = [], 0
+    for i, features in enumerate(encoded.features):
+        here = places[first : first + len(features)]
+        first += len(features)
+        row = int(here[0]) // length
+        if int(here[-1]) // length != row:
+            raise ValueError(
+                f"picture {i} has {len(features)} visual tokens, and the prompt it belongs to "
+                "another number of placeholders: give every prompt the pictures it mentions"
+            )
+        columns = here - row * length
+        if int(columns[0]) < start:
+            continue  # in the cache already
+        hidden = encoded.hidden[i] if encoded.hidden is not None else None
+        found.append(Picture(row, columns, features, hidden))
+    return found
+
+
+def reduce_pictures(
+    method: PruningMethod,
+    model: Any,
+    guidance: Guidance | None,
+    pictures: list[Picture],
+    ids: Tensor,
+    mask: Tensor | None,
+    image_token: int,
+) -> tuple[list[Reduction | None], list[ImageReport]]:
+    """Reduce each picture, or the pictures of a prompt together; None: all of it is kept."""
+    groups: list[list[int]] = []
+    for i, picture in enumerate(pictures):
+        joint = method.per == "prompt" and groups and pictures[groups[-1][0]].row == picture.row
+        if joint:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    reductions: list[Reduction | None] = [None] * len(pictures)
+    report = []
+    for group in groups:
+        members = [pictures[i] for i in group]
+        row = members[0].row
+        one = members[0].features if len(members) == 1 else torch.cat([p.features for p in members])
+        grid = patch_grid(model, len(one)) if len(members) == 1 else None
+        tokens = VisualTokens(one.detach(), grid)
+        if _keeps_all(method, tokens):
+            report.append(ImageReport.untouched(tokens, row))
+            continue
+        began = time.perf_counter()
+        if guidance is not None:
+            prompt = ids[row][_words(ids[row], mask, row, image_token)]
+            queries = [guidance.query(p.features.detach(), p.hidden, prompt) for p in members]
+            tokens = VisualTokens(tokens.features, grid, None, _joined(queries))
+        with torch.no_grad():
+            found = method.reduce(tokens)
+        check_reduction(found, tokens, type(method).__name__)
+        spent = (time.perf_counter() - began) * 1000
+        report.append(ImageReport.of(tokens, found, spent, row))
+        for i, part in zip(group, _split(found, [len(p.features) for p in members]), strict=True):
+            reductions[i] = part
+    return reductions, report
+
+
+def _keeps_all(method: PruningMethod, tokens: VisualTokens) -> bool:
+    return not isinstance(method.keep, Residual) and method.budget(tokens) == len(tokens)
+
+
+def _words(row_ids: Tensor, mask: Tensor | None, row: int, image_token: int) -> Tensor:
+    words = row_ids != image_token
+    if mask is not None and mask.shape[1] >= len(row_ids):
+        words = words & (mask[row, -len(row_ids) :] != 0)
+    return words
+
+
+def _joined(queries: list[Query | None]) -> Query | None:
+    if len(queries) == 1:
+        return queries[0]
+    there = [query for query in queries if query is not None]
+    if len(there) < len(queries):
+        return None
+    return Query(torch.cat([q.patches for q in there]), there[0].texts, there[0].source)
+
+
+def _split(found: Reduction, sizes: list[int]) -> list[Reduction]:
+    """The reduction of several pictures together, cut at their borders."""
+    if len(sizes) == 1:
+        return [found]
+    parts, first = [], 0
+    for size in sizes:
+        inside = (found.indices >= first) & (found.indices < first + size)
+        rows = None if found.features is None else found.features[inside]
+        parts.append(Reduction(found.indices[inside] - first, rows))
+        first += size
+    return parts
+
+
+def features_by_row(pictures: list[Picture], reductions: list[Reduction | None]) -> list[Tensor]:
+    """Kept features, one entry a prompt.
+
+    One entry a prompt and not one an image: transformers 5.18 repeats entries one by one for beams,
+    which mixes up the images of a prompt.
+    """
+    rows: dict[int, list[Tensor]] = {}
+    for picture, found in zip(pictures, reductions, strict=True):
+        kept = picture.features
+        if found is not None:
+            kept = kept[found.indices] if found.features is None else found.features.to(kept.dtype)
+        rows.setdefault(picture.row, []).append(kept)
+    return [torch.cat(parts) if len(parts) > 1 else parts[0] for parts in rows.values()]

@@ -1,0 +1,84 @@
+"""What was done to each picture of a call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from sparevlm.selection import reconstruction_error
+from sparevlm.tokens import Reduction, VisualTokens
+
+
+@dataclass(eq=False)
+class ImageReport:
+    """One picture (or one group of pictures that share a budget).
+
+    Attributes
+    ----------
+    before, after : int
+        Visual tokens the encoder gave, and visual tokens the language model got.
+    indices : Tensor [after], int64
+        Kept tokens, ascending.
+    milliseconds : float
+        Wall time of the selection, relevance included; on a GPU as far as the host waited for it.
+    order : Tensor [after] or None
+        Kept tokens in the order picked.
+    curve : Tensor [after + 1] or None
+        Relative squared residual, with the method's weights, after each pick.
+    scores : Tensor [before] or None
+        One number a token, as the method gave it: for SPARE the similarity with the question.
+    grid : (int, int) or None
+        Rows and columns of patches.
+    row : int
+        Which prompt of the batch the picture belongs to.
+    """
+
+    before: int
+    after: int
+    indices: Tensor
+    milliseconds: float
+    order: Tensor | None = None
+    curve: Tensor | None = None
+    scores: Tensor | None = None
+    grid: tuple[int, int] | None = None
+    row: int = 0
+    _features: Tensor | None = field(default=None, repr=False)
+    _residual: float | None = field(default=None, repr=False)
+
+    @property
+    def residual(self) -> float:
+        """Relative squared residual of all tokens, unweighted; computed when first asked for."""
+        if self._residual is None:
+            if self.after == self.before:
+                self._residual = 0.0
+            else:
+                assert self._features is not None
+                self._residual = float(reconstruction_error(self._features, self.indices))
+            self._features = None
+        return self._residual
+
+    @classmethod
+    def of(
+        cls, tokens: VisualTokens, found: Reduction, milliseconds: float, row: int
+    ) -> ImageReport:
+        """Describe a reduction."""
+        return cls(
+            before=len(tokens),
+            after=len(found.indices),
+            indices=found.indices,
+            milliseconds=milliseconds,
+            order=found.order,
+            curve=found.residual,
+            scores=found.scores,
+            grid=tokens.grid,
+            row=row,
+            _features=tokens.features.detach(),
+        )
+
+    @classmethod
+    def untouched(cls, tokens: VisualTokens, row: int) -> ImageReport:
+        """Describe a picture of which everything was kept."""
+        everything = torch.arange(len(tokens), device=tokens.features.device)
+        return cls(len(tokens), len(tokens), everything, 0.0, grid=tokens.grid, row=row)

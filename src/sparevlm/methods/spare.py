@@ -1,0 +1,88 @@
+"""SPARE: keep the tokens that span the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+from torch import Tensor
+
+from sparevlm.methods.base import PruningMethod, check_choice
+from sparevlm.selection import select
+from sparevlm.tokens import Reduction, Residual, VisualTokens, _is_real
+
+Guidance = Literal["anti", "normal", "none"]
+
+
+@dataclass(frozen=True)
+class SPARE(PruningMethod):
+    """Visual token pruning as subspace reconstruction (arXiv 2606.18681).
+
+    Column subset selection on the unnormalised features: with residuals r_i, at first x_i, keep
+    argmax_i w_i |r_i| and project it out of all residuals, again and again. The weight is
+    w_i = 1 - strength * s_i, with s_i the similarity of token and question, min-max scaled within
+    the picture: tokens that merely repeat the question carry less context ("anti-relevance").
+    The paper's public text names the two ingredients and not how they are joined; this product is
+    ours.
+
+    Parameters
+    ----------
+    guidance : "anti", "normal" or "none"
+        "anti" weights against the question, "normal" towards it (s_i -> 1 - s_i; the paper's
+        ablation), "none" reconstructs alone. Without a question, or anything to compare it with,
+        all weights are 1.
+    strength : float
+        In [0, 1]; 0 is no guidance, 1 lets the most similar token count nothing.
+    """
+
+    name: ClassVar[str] = "spare"
+    paper: ClassVar[str] = "arXiv 2606.18681"
+    needs: ClassVar[frozenset[str]] = frozenset({"query"})
+    bounds_error: ClassVar[bool] = True
+
+    guidance: Guidance = "anti"
+    strength: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(self, "guidance", get_args(Guidance))
+        if not _is_real(self.strength) or not 0 <= self.strength <= 1:
+            raise ValueError(
+                f"SPARE(strength={self.strength!r}): the strength must be a number from 0 to 1"
+            )
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """See `PruningMethod.requires`: without guidance the question is not looked at."""
+        return self.needs if self.guidance != "none" and self.strength > 0 else frozenset()
+
+    def reduce(self, tokens: VisualTokens) -> Reduction:
+        """See `PruningMethod.reduce`."""
+        candidates = tokens.candidate_indices()
+        whole = len(candidates) == len(tokens)
+        features = tokens.features if whole else tokens.features[candidates]
+        similarity = None
+        if self.requires and tokens.query is not None:
+            similarity = tokens.query.similarity()
+        weights = None
+        if similarity is not None:
+            scaled = min_max(similarity if whole else similarity[candidates])
+            weights = 1 - self.strength * (scaled if self.guidance == "anti" else 1 - scaled)
+        budget = self.keep
+        if isinstance(budget, Residual):
+            found = select(features, self.budget(tokens), weights=weights, tol=budget.error)
+            if int(found.count) < min(budget.minimum, len(candidates)):
+                found = select(features, budget.minimum, weights=weights)
+        else:
+            found = select(features, self.budget(tokens), weights=weights)
+        order = candidates[found.order]
+        return Reduction(
+            indices=order.sort().values, scores=similarity, order=order, residual=found.residual
+        )
+
+
+def min_max(values: Tensor) -> Tensor:
+    """Scale values [N] linearly to [0, 1]; all equal gives zeros."""
+    low, high = values.min(), values.max()
+    spread = high - low
+    return ((values - low) / spread.clamp(min=1e-12)).clamp(0, 1)
