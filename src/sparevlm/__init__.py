@@ -1,0 +1,108 @@
+"""Training-free visual token pruning for vision-language models.
+
+Names are imported when first used: `import sparevlm` and `sparevlm --help` do not load torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sparevlm.hf import Handle, attach, load, prune_inputs
+    from sparevlm.methods import (
+        SPARE,
+        PruningMethod,
+        RandomTokens,
+        UniformGrid,
+        get_method,
+        list_methods,
+    )
+    from sparevlm.selection import (
+        Selection,
+        greedy_css,
+        reconstruction_error,
+        select,
+        svd_bound,
+    )
+    from sparevlm.tokens import Query, Reduction, Residual, VisualTokens
+
+    __version__: str
+
+_HOME = {
+    "Handle": "hf",
+    "PruningMethod": "methods",
+    "Query": "tokens",
+    "Reduction": "tokens",
+    "Residual": "tokens",
+    "Selection": "selection",
+    "VisualTokens": "tokens",
+    "attach": "hf",
+    "get_method": "methods",
+    "greedy_css": "selection",
+    "list_methods": "methods",
+    "load": "hf",
+    "prune_inputs": "hf",
+    "reconstruction_error": "selection",
+    "select": "selection",
+    "svd_bound": "selection",
+}
+
+__all__ = [
+    "SPARE",
+    "Handle",
+    "PruningMethod",
+    "Query",
+    "RandomTokens",
+    "Reduction",
+    "Residual",
+    "Selection",
+    "UniformGrid",
+    "VisualTokens",
+    "__version__",
+    "attach",
+    "get_method",
+    "greedy_css",
+    "list_methods",
+    "load",
+    "prune_inputs",
+    "reconstruction_error",
+    "select",
+    "svd_bound",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        value: Any = _version()
+    elif name in _HOME:
+        value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    elif name[:1].isupper():  # a method's class; other names are submodules or mistakes
+        value = _method(name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(__name__)
+    except PackageNotFoundError:  # run from a source tree
+        return "0+unknown"
+
+
+def _method(name: str) -> Any:
+    methods = import_module(f"{__name__}.methods")
+    for known in methods.list_methods():  # a method that was only dropped in is found too
+        found = methods.method_class(known)
+        if found.__name__ == name:
+            return found
+    raise AttributeError(
+        f"module {__name__!r} has no attribute {name!r}: methods are "
+        f"{', '.join(methods.list_methods())}"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import warnings
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ class Guidance:
         padding.
         """
         text = self.question
-        if text is None and self.scorer.needs_text:
+        if text is None and self.tokenizer is not None:
             text = self.read(ids)
         if text is not None and self.tokenizer is not None and not self.scorer.needs_text:
             words = self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -62,7 +63,7 @@ def make_guidance(
     relevance : "auto", "clip", "llm" or "none"
         "clip" loads, and downloads where it must, the text tower; "auto" takes it where it is at
         hand and goes without otherwise.
-    clip : CLIPModel, str or None
+    clip : CLIPModel, ClipScorer, str or None
         The matching CLIP or where to load it from; None: found by the vision tower.
     tokenizer
         The language model's tokenizer, or a processor that has one; None: loaded from where the
@@ -83,6 +84,9 @@ def make_guidance(
     if relevance == "none":
         return None
     if relevance == "llm":
+        if tokenizer is None:
+            with contextlib.suppress(OSError, ValueError):
+                tokenizer = _own_tokenizer(model)  # without it all words of the prompt count
         return Guidance(EmbeddingScorer(model.get_input_embeddings()), tokenizer, family, question)
     try:
         scorer = _clip_scorer(model, clip, download=relevance == "clip")
@@ -103,6 +107,8 @@ def make_guidance(
 
 
 def _clip_scorer(model: Any, clip: Any, *, download: bool) -> ClipScorer:
+    if isinstance(clip, ClipScorer):
+        return clip
     if clip is not None and not isinstance(clip, str | Path):
         return ClipScorer(clip, _tokenizer_of(clip, download=download))
     name = str(clip) if clip is not None else tower_name(model)

@@ -37,11 +37,11 @@ class ImageReport:
 
     before: int
     after: int
-    indices: Tensor
+    indices: Tensor = field(repr=False)
     milliseconds: float
-    order: Tensor | None = None
-    curve: Tensor | None = None
-    scores: Tensor | None = None
+    order: Tensor | None = field(default=None, repr=False)
+    curve: Tensor | None = field(default=None, repr=False)
+    scores: Tensor | None = field(default=None, repr=False)
     grid: tuple[int, int] | None = None
     row: int = 0
     _features: Tensor | None = field(default=None, repr=False)

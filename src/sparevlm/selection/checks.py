@@ -53,7 +53,10 @@ def check_tol(tol: Any) -> float:
     """Return tol as a float, or raise unless it is a real number in [0, 1]."""
     if isinstance(tol, bool) or not hasattr(tol, "__float__"):
         raise TypeError(f"tol must be a number, not {tol!r}")
-    number = float(tol)
+    try:
+        number = float(tol)
+    except (TypeError, ValueError):  # an array
+        raise TypeError(f"tol must be a number, not {tol!r}") from None
     if not 0 <= number <= 1:  # false for NaN too
         raise ValueError(
             f"tol must lie in [0, 1] (the share of energy left unexplained), not {tol!r}"
@@ -135,9 +138,7 @@ def scaled_rows(image: Tensor, dtype: torch.dtype, name: str = "row") -> tuple[T
         peak = float(rows.abs().max())
         if peak == 0:
             return rows, torch.zeros_like(norms)
-        exponent = -math.frexp(peak)[1]
-        # Two factors, since one alone may leave the range of the dtype.
-        rows = (rows * 2.0 ** (exponent // 2)).mul_(2.0 ** (exponent - exponent // 2))
+        rows = _normalised(rows, peak)
         norms = torch.linalg.vector_norm(rows, dim=1)
         largest, smallest = torch.stack((norms.max(), norms.min())).tolist()
     if smallest < _TINY * largest:
@@ -149,12 +150,24 @@ def scaled_rows(image: Tensor, dtype: torch.dtype, name: str = "row") -> tuple[T
     return rows, norms
 
 
-def scaled_weights(weights: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """Weights of one image scaled by a power of two so that the largest is about 1."""
-    if weights is None:
-        return None
-    peak = float(weights.max())
-    if peak > 0:
-        exponent = -math.frexp(peak)[1]
-        weights = weights * 2.0 ** (exponent // 2) * 2.0 ** (exponent - exponent // 2)
-    return weights.to(dtype)
+def scaled_weights(weights: Tensor, norms: Tensor) -> Tensor:
+    """Weights of one image in float64, scaled so that the largest weighted norm is about 1.
+
+    Parameters
+    ----------
+    weights : Tensor [N], float64
+        Finite and not negative.
+    norms : Tensor [N]
+        Of the scaled rows. Zero rows get weight 0, since they must not stand in the way.
+    """
+    w = torch.where(norms > 0, weights, 0)
+    for size in (torch.ones_like(w), norms.double()):  # first so that the product cannot underflow
+        w = _normalised(w, float((w * size).max()))
+    return w
+
+
+def _normalised(values: Tensor, peak: float) -> Tensor:
+    """Scale by the power of two that brings ``peak`` to about 1; as is if ``peak`` is 0."""
+    exponent = min(-math.frexp(peak)[1], 1000)  # the smallest float64 would need more than fits
+    # Two factors, since one alone may leave the range of the dtype.
+    return (values * 2.0 ** (exponent // 2)).mul_(2.0 ** (exponent - exponent // 2))

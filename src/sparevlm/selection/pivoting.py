@@ -14,11 +14,12 @@ from .checks import (
     scaled_weights,
     working_dtype,
 )
-from .products import ColumnProducts, GramProducts, Products, prefer_gram
+from .products import ColumnProducts, GramProducts, Products, full_precision, prefer_gram
 from .result import Selection, as_selection
 
 _BATCH_BYTES = 2**30  # Gram matrices or factors that one chunk of a batch may hold on a GPU
 _SYNC_EVERY = 16  # steps between two looks at a GPU's progress
+_MAX_WEIGHT = 2.0**20  # beyond, rows that count are so small that their products may underflow
 _PAD = 32  # entries; rows of every image start alike, so that products round alike
 
 
@@ -61,7 +62,8 @@ def select(
     Notes
     -----
     Ties, up to four roundings of the largest value, go to the lowest index. A batch gives exactly
-    what its images give one by one.
+    what its images give one by one. k decides how products are taken, so where two tokens differ by
+    rounding alone, ``select(X, j)`` may pick the other one than ``select(X, k).order[:j]``.
 
     Once the best remaining value is below eps * N times the largest initial one, the rest are the
     largest w |x| not yet kept, and the residual stays flat. That test is also what keeps
@@ -85,7 +87,8 @@ def select(
         w = w[None]
 
     runs: list[_Run] = []
-    with torch.autocast(features.device.type, enabled=False):  # else products come out in bf16
+    # Else products may be taken in bf16.
+    with torch.autocast(features.device.type, enabled=False), full_precision():
         for first, last in _chunks(images, k):
             chunk = w[first:last] if w is not None else None
             named = "image {}, row".format if features.ndim == 3 else "row".format
@@ -129,15 +132,21 @@ class _Run:
         rows, norms, scales = [], [], []
         for b in range(total):
             x, norm = scaled_rows(images[b], dtype, names[b])
-            w = scaled_weights(weights[b] if weights is not None else None, dtype)
+            w = None
+            if weights is not None:
+                w = scaled_weights(weights[b], norm)
+                norm = norm.double() * w  # the tiniest would vanish in fp32
+                if float(w.max()) > _MAX_WEIGHT:
+                    x, w = x.double().mul(w[:, None]), None
+                x = x.to(dtype)
             rows.append(x)
-            scales.append(w)
-            norms.append(norm if w is None else norm * w)
+            scales.append(w if w is None else w.to(dtype))
+            norms.append(norm)
         self._norms = torch.stack(norms)
         gram = prefer_gram(n, d, k, dtype, device)
         self._products: Products | None = (GramProducts if gram else ColumnProducts)(rows, scales)
         # What a step maximises: the squared weighted residual norm of every token.
-        self._gain = self._norms.square()
+        self._gain = self._norms.to(dtype).square()
         eps = torch.finfo(dtype).eps
         self._floor = eps * n * self._gain.amax(-1, keepdim=True)
         self._near = 1 - 4 * eps

@@ -37,12 +37,11 @@ class GramProducts:
 
     def __init__(self, rows: list[Tensor], weights: list[Tensor | None]) -> None:
         self._gram = []
-        with _full_precision():
-            for x, w in zip(rows, weights, strict=True):
-                gram = x @ x.T
-                if w is not None:
-                    gram.mul_(w).mul_(w[:, None])
-                self._gram.append(gram)
+        for x, w in zip(rows, weights, strict=True):
+            gram = x @ x.T
+            if w is not None:
+                gram.mul_(w).mul_(w[:, None])
+            self._gram.append(gram)
 
     def write(self, image: int, token: Tensor, out: Tensor) -> None:
         """See `Products`."""
@@ -68,8 +67,8 @@ class ColumnProducts:
 
 
 @contextmanager
-def _full_precision() -> Iterator[None]:
-    """Keep TF32 and bf16 matrix products, which a user may have switched on, out of this one."""
+def full_precision() -> Iterator[None]:
+    """Keep TF32 and bf16 matrix products, which a user may have switched on, out of a block."""
     cuda: Any = torch.backends.cuda
     mkldnn: Any = torch.backends.mkldnn  # matmul is missing from its annotations
     matmuls = [cuda.matmul, mkldnn.matmul]

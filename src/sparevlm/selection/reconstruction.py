@@ -98,7 +98,6 @@ def svd_bound(features: Tensor, k: int | None = None, weights: Tensor | None = N
 
 def _error(image: Tensor, kept: Tensor, weights: Tensor | None, name: str) -> Tensor:
     rows, norms = scaled_rows(image, torch.float64, name)
-    w = scaled_weights(weights, torch.float64)
     # Rows of length 1, so that a small one counts as a direction of its own.
     basis = rows[kept] / torch.where(norms > 0, norms, 1)[kept][:, None]
     _, sizes, directions = torch.linalg.svd(basis, full_matrices=False)
@@ -108,17 +107,17 @@ def _error(image: Tensor, kept: Tensor, weights: Tensor | None, name: str) -> Te
     rest = rows
     for _ in range(2):  # the second pass removes what rounding left of the first
         rest = rest - (rest @ directions.T) @ directions
-    if w is not None:
-        rows, rest = rows * w[:, None], rest * w[:, None]
+    if weights is not None:
+        w = scaled_weights(weights, norms)[:, None]
+        rows, rest = rows * w, rest * w
     total = rows.square().sum()
     return rest.square().sum() / torch.where(total > 0, total, 1)
 
 
 def _bound(image: Tensor, weights: Tensor | None, name: str) -> Tensor:
-    rows, _ = scaled_rows(image, torch.float64, name)
-    w = scaled_weights(weights, torch.float64)
-    if w is not None:
-        rows = rows * w[:, None]
+    rows, norms = scaled_rows(image, torch.float64, name)
+    if weights is not None:
+        rows = rows * scaled_weights(weights, norms)[:, None]
     squares = torch.linalg.svdvals(rows).square()
     bound = rows.new_zeros(len(rows) + 1)
     # Summed from the smallest on; ranks beyond min(N, D) leave nothing.

@@ -1,0 +1,93 @@
+# Needs Python >= 3.11 (with venv) and make; everything else is installed into .venv.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+IMAGE ?= examples/scene.png
+QUESTION ?= is the red star left of the blue circle ?
+KEEP ?= 12
+JOBS ?= 2
+OLDEST ?= 5.18.0
+
+# Reaches the recipe as it is, whatever quotes it holds.
+export QUESTION
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+PYTHONS = $(or $(PYTHON),python3.11 python3 python3.12 python3.13 python3.14)
+
+# $(call install,VENV,REQUIREMENTS): pip is the last thing a venv gets, so its absence means that
+# there is no venv, or half of one.
+define install
+@if ! $(1)/bin/python -m pip --version > /dev/null 2>&1; then \
+	found=; \
+	for python in $(PYTHONS); do \
+		if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then \
+			found=$$python; break; \
+		fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+		echo "sparevlm needs Python 3.11 or newer, and none of these is: $(PYTHONS)." \
+			"Install one, or name one with make PYTHON=/path/to/python3." >&2; \
+		exit 1; \
+	fi; \
+	if ! "$$found" -m venv --clear $(1); then \
+		echo "$$found cannot make a virtual environment: install its venv module" \
+			"(on Debian and Ubuntu the package python3-venv)." >&2; \
+		exit 1; \
+	fi; \
+fi
+@echo "Installing into $(1); the first time takes some minutes." >&2
+@$(1)/bin/python -m pip install -qq -c constraints.txt $(2)
+endef
+
+.PHONY: help
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: ask
+ask: .venv/.core ## ask the shipped model about a picture (IMAGE=, QUESTION=, KEEP=)
+	@mkdir -p out
+	.venv/bin/sparevlm ask "$(IMAGE)" "$$QUESTION" --keep $(KEEP) --compare --save out/ask.png
+
+.PHONY: test
+test: export OMP_NUM_THREADS = 1
+test: .venv/.dev ## lint, format check, types and tests
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/python -m pytest -n $(JOBS) -m "not hub"
+
+.PHONY: test-oldest
+test-oldest: export OMP_NUM_THREADS = 1
+test-oldest: .venv-oldest/.test ## tests of the mechanism on the oldest transformers that works
+	.venv-oldest/bin/python -m pytest -n $(JOBS) -m "not hub" tests/hf tests/methods
+
+.PHONY: bench-selection
+bench-selection: export OMP_NUM_THREADS = 1
+bench-selection: .venv/.core ## time of the selection against one matrix product, on one core
+	.venv/bin/python bench/selection.py
+
+.PHONY: format
+format: .venv/.dev ## fix what ruff can fix, and format
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+
+.PHONY: clean
+clean: ## remove the environments, caches and builds (not out/)
+	rm -rf .venv .venv-oldest .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps: installed again only when what is to be installed has changed.
+.venv/.core: pyproject.toml constraints.txt
+	$(call install,.venv,-e .)
+	@touch $@
+
+.venv/.dev: pyproject.toml constraints.txt
+	$(call install,.venv,-e '.[dev]')
+	@touch $@ .venv/.core
+
+.venv-oldest/.test: pyproject.toml constraints.txt
+	$(call install,.venv-oldest,-e '.[test]' transformers==$(OLDEST))
+	@touch $@

@@ -1,0 +1,68 @@
+"""Models, prompts and pictures that the tests of the mechanism share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+
+from sparevlm.hf import load
+from sparevlm.pocket.model import make_processor
+from sparevlm.pocket.scenes import draw_scene
+from tests.tiny import tiny_llava
+
+TWO = "USER: <image>\n<image>\nis the red star in the first picture ? ASSISTANT:"
+ONE = "USER: <image>\nwhat color is the star ? ASSISTANT:"
+SHORT = "USER: <image>\ncount the digits . ASSISTANT:"
+TEXT = "USER: what color is the circle ? ASSISTANT:"
+
+
+@dataclass
+class Setup:
+    """A model with its processor; `inputs` makes the tensors of prompts with pictures."""
+
+    name: str
+    model: Any
+    processor: Any
+
+    def inputs(self, *prompts: str, side: str = "left", first: int = 0) -> dict[str, Any]:
+        pictures = [
+            draw_scene(first + i).picture()
+            for i in range(sum(prompt.count("<image>") for prompt in prompts))
+        ]
+        self.processor.tokenizer.padding_side = side
+        found = self.processor(
+            images=pictures or None, text=list(prompts), padding=True, return_tensors="pt"
+        )
+        self.processor.tokenizer.padding_side = "left"
+        if "pixel_values" in found:
+            found["pixel_values"] = found["pixel_values"].to(self.model.dtype)
+        return dict(found)
+
+    def ids(self, text: str) -> torch.Tensor:
+        return self.processor.tokenizer(
+            text, add_special_tokens=False, return_tensors="pt"
+        ).input_ids
+
+
+@pytest.fixture(scope="session", params=["tiny", "pocket"])
+def setup(request) -> Setup:
+    torch.manual_seed(0)
+    if request.param == "tiny":
+        model = tiny_llava()
+        model.generation_config.pad_token_id = model.config.pad_token_id
+        model.generation_config.eos_token_id = 10**6  # a random model must not stop by chance
+        return Setup("tiny", model, make_processor())
+    model, processor = load("pocket", dtype=torch.float64, device="cpu")
+    return Setup("pocket", model, processor)
+
+
+@pytest.fixture
+def tiny() -> Setup:
+    """A model of its own for tests that try to break it."""
+    model = tiny_llava(seed=1)
+    model.generation_config.pad_token_id = model.config.pad_token_id
+    model.generation_config.eos_token_id = 10**6
+    return Setup("tiny", model, make_processor())
