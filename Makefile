@@ -77,7 +77,7 @@ format: .venv/.dev ## fix what ruff can fix, and format
 .PHONY: clean
 clean: ## remove the environments, caches and builds (not out/)
 	rm -rf .venv .venv-oldest .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
-	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: installed again only when what is to be installed has changed.
 .venv/.core: pyproject.toml constraints.txt

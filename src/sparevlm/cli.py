@@ -91,6 +91,11 @@ def _warn(text: str) -> None:
     print(f"sparevlm: warning: {_one_line(text)}", file=sys.stderr)
 
 
+def _progress(text: str) -> None:
+    if sys.stderr.isatty():  # for people, not for logs
+        print(f"sparevlm: {text} ...", file=sys.stderr)
+
+
 # ---------------------------------------------------------------- arguments
 
 
@@ -176,7 +181,7 @@ def _add_ask(commands: Any) -> argparse.ArgumentParser:
     add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), help="of the model")
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps, ... (default: an accelerator)")
     ask.set_defaults(run=_ask)
-    return ask  # fmt: skip
+    return ask
 
 
 def _version() -> str:
@@ -239,8 +244,10 @@ def _ask(args: argparse.Namespace) -> str:
     from sparevlm import hf
 
     with _quiet():
+        _progress(f"loading {args.model}")
         model, processor = hf.load(args.model, dtype=args.dtype, device=args.device)
         inputs = _prepare(model, processor, pictures, question)
+        _progress("answering")
         options = {"tokenizer": processor.tokenizer, "relevance": args.relevance}
         with method.attach(model, question=question, **options) as handle:
             pruned = _answer(model, processor, inputs, args.max_new_tokens, handle)
@@ -352,10 +359,13 @@ def _save_overlay(
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep transformers off stdout, and its chatter off stderr; our own warnings are one line."""
+    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
+    bars = logging.is_progress_bar_enabled()
+    loggers = [(log, log.get_verbosity()) for log in (logging, hub_logging)]
+    for log, _ in loggers:
+        log.set_verbosity_error()
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     try:
@@ -365,7 +375,8 @@ def _quiet() -> Iterator[None]:
             warnings.showwarning = lambda message, *_: _warn(str(message))
             yield
     finally:
-        logging.set_verbosity(verbosity)
+        for log, verbosity in loggers:
+            log.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
 

@@ -7,12 +7,10 @@ from os import PathLike, fspath
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 # Raster formats only: Pillow would start Ghostscript for an EPS file.
-FORMATS = (
-    "PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "ICO", "TGA", "JPEG2000", "AVIF",
-)  # fmt: skip
+FORMATS = "PNG JPEG MPO WEBP GIF BMP DIB TIFF PPM ICO TGA JPEG2000 AVIF".split()
 MAX_RATIO = 200  # of the sides; image processors that fix the shorter one would explode above
 
 
@@ -55,7 +53,7 @@ def open_picture(path: str | PathLike[str]) -> Image.Image:
         raise ValueError(
             f"picture {name!r} has too many pixels to be opened safely: scale it down first"
         ) from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise ValueError(
             f"{name!r} is not a picture that can be read: give a PNG, JPEG, WebP, GIF, TIFF or BMP"
         ) from None

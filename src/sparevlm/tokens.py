@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Residual:
-    """A budget by quality: as few tokens as leave at most `error` of the feature energy unexplained.
+    """A budget by quality: as few tokens as leave at most `error` of the energy unexplained.
 
     Parameters
     ----------

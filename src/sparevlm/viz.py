@@ -98,7 +98,7 @@ def _centre_crop(box: Box, resized: tuple[int, int], processor: Any) -> Box:
 
 
 def _entry(size: Any, name: str) -> int | None:
-    """A number of a size, which transformers holds as a dictionary or an object."""
+    """Look up a number of a size, which transformers holds as a dictionary or an object."""
     value = size.get(name) if isinstance(size, dict) else getattr(size, name, None)
     return None if value is None else int(value)
 
@@ -188,7 +188,7 @@ def _grid(report: ImageReport) -> tuple[int, int]:
 
 
 def _numbers(values: Any) -> np.ndarray:
-    """A tensor or sequence as an array on the host."""
+    """Bring a tensor or sequence to the host as an array."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()
         values = values.float() if values.is_floating_point() else values
@@ -290,15 +290,14 @@ def heatmap(
     )  # fmt: skip
     kept = np.zeros(grid, bool)
     kept.flat[_numbers(report.indices)] = True
-    lines = _borders(
-        kept, np.linspace(left, right, grid[1] + 1), np.linspace(top, bottom, grid[0] + 1)
-    )
-    for xs, ys in lines:
+    across, down = np.linspace(left, right, grid[1] + 1), np.linspace(top, bottom, grid[0] + 1)
+    for xs, ys in _borders(kept, across, down):
         axes.plot(xs, ys, color="white", linewidth=1.4, solid_capstyle="projecting")
     axes.set(xlim=(min(left, 0), max(right, width)), ylim=(max(bottom, height), min(top, 0)))
     axes.set_axis_off()
     bar = figure.colorbar(shown, ax=axes, fraction=0.046 * min(max(shape, 0.4), 1.6), pad=0.03)
-    bar.solids.set_alpha(1.0)
+    if bar.solids is not None:
+        bar.solids.set_alpha(1.0)
     bar.set_label(label)
     bar.outline.set_visible(False)
     bar.locator = MaxNLocator(5)
@@ -354,7 +353,7 @@ def residual_curve(report: ImageReport, bound: Any = None) -> Figure:
     axes = figure.add_subplot()
     last = len(curve) - 1
     axes.plot(
-        range(len(curve)), _positive(curve), color="#1f5fa8", linewidth=2,
+        range(len(curve)), curve, color="#1f5fa8", linewidth=2,
         marker="o" if last <= 40 else None, markersize=4, label="kept tokens", zorder=3,
     )  # fmt: skip
     lines = [curve]
@@ -362,12 +361,13 @@ def residual_curve(report: ImageReport, bound: Any = None) -> Figure:
         lowest = _numbers(bound).astype(np.float64)
         if lowest.ndim != 1:
             raise ValueError(
-                "the bound must be a curve [m], as svd_bound(features) gives for k=None"
+                f"the bound has shape {list(lowest.shape)}: give a curve [m], as svd_bound "
+                "computes it for k=None"
             )
         lowest = lowest[: len(curve)]
         lines.append(lowest)
         axes.plot(
-            range(len(lowest)), _positive(lowest), color="#777777", linewidth=1.5,
+            range(len(lowest)), lowest, color="#777777", linewidth=1.5,
             linestyle=(0, (4, 2)), label="SVD bound (no subset can be lower)",
         )  # fmt: skip
         axes.legend(frameon=False)
@@ -375,25 +375,20 @@ def residual_curve(report: ImageReport, bound: Any = None) -> Figure:
     axes.set_xlabel("visual tokens kept")
     axes.set_ylabel("relative squared residual (%)")
     axes.set_xlim(0, max(last, 1) * 1.02)
+    share = f"{100 * curve[-1]:.2g} % of the feature energy unexplained"
     axes.set_title(
-        f"{report.after} of {report.before} tokens leave {100 * curve[-1]:.2g} % of the feature energy unexplained",
-        loc="left", fontsize=11,
-    )  # fmt: skip
+        f"{report.after} of {report.before} tokens leave {share}", loc="left", fontsize=11
+    )
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.grid(True, which="major", color="#dddddd", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
-def _positive(values: np.ndarray) -> np.ndarray:
-    """Zeros become gaps: a logarithm has no place for them."""
-    return np.where(values > 0, values, np.nan)
-
-
 def _scale_residual(axes: Any, values: np.ndarray) -> None:
     positive = values[values > 0]
     if len(positive) and positive.max() > 10 * positive.min():
-        axes.set_yscale("log")
+        axes.set_yscale("log", nonpositive="mask")  # a logarithm has no place for 0
         if positive.max() < 1000 * positive.min():  # powers of ten alone would be too few
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             axes.yaxis.set_minor_locator(NullLocator())

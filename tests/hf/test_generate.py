@@ -179,7 +179,9 @@ def test_ragged_budgets(setup, side):
         assert one.curve[-1] <= 0.1 < one.curve[-2]
         assert float(one.curve[-1]) == pytest.approx(one.residual, abs=1e-6)
     features = features_of(setup.model, inputs["pixel_values"])
-    for i, (ids, mask) in enumerate(zip(inputs["input_ids"], inputs["attention_mask"], strict=True)):
+    for i, (ids, mask) in enumerate(
+        zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
+    ):
         rows, columns = embed_row(
             setup.model, ids[mask != 0].tolist(), [features[i]], [handle.report[i].indices]
         )

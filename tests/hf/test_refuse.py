@@ -13,31 +13,32 @@ from tests.hf.conftest import ONE, TEXT
 METHOD = UniformGrid(5)
 
 
-def refused(call, match):
+def refused(match, call, *args, **kwargs):
     with pytest.raises(ValueError, match=match) as caught:
-        call()
+        call(*args, **kwargs)
     assert "\n" not in str(caught.value)
 
 
 def test_unsupported_models():
     tiny = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 9}
-    refused(lambda: METHOD.attach(LlamaForCausalLM(LlamaConfig(**tiny))), "LlamaForCausalLM is not")
-    refused(lambda: METHOD.attach(BertModel(BertConfig(**tiny))), "BertModel is not supported")
-    refused(lambda: METHOD.attach(torch.nn.Linear(2, 2)), "Linear is no transformers model")
-    refused(lambda: METHOD.attach("llava"), "str is no transformers model")
-    refused(lambda: METHOD.prune_inputs(torch.nn.Linear(2, 2), {}), "Linear is no transformers")
+    llama, bert = LlamaForCausalLM(LlamaConfig(**tiny)), BertModel(BertConfig(**tiny))
+    refused("LlamaForCausalLM is not", METHOD.attach, llama)
+    refused("BertModel is not supported", METHOD.attach, bert)
+    refused("Linear is no transformers model", METHOD.attach, torch.nn.Linear(2, 2))
+    refused("str is no transformers model", METHOD.attach, "llava")
+    refused("Linear is no transformers", METHOD.prune_inputs, torch.nn.Linear(2, 2), {})
 
 
 def test_pictures_and_placeholders_that_differ(tiny):
     inputs = tiny.inputs(ONE)
     two = inputs["pixel_values"].repeat(2, 1, 1, 1)
+    short = {"input_ids": inputs["input_ids"][:, :100], "pixel_values": two[:1]}
+    text = tiny.inputs(TEXT)
     with METHOD(tiny.model):
         for call in (tiny.model, tiny.model.generate):
-            refused(lambda: call(**dict(inputs, pixel_values=two)), "196 placeholders and 392")
-            short = {"input_ids": inputs["input_ids"][:, :100], "pixel_values": two[:1]}
-            refused(lambda: call(**short), "and 196 visual tokens from 1 pictures")
-            text = dict(tiny.inputs(TEXT), pixel_values=two)
-            refused(lambda: call(**text), "2 pictures and no placeholder")
+            refused("196 placeholders and 392", call, **dict(inputs, pixel_values=two))
+            refused("and 196 visual tokens from 1 pictures", call, **short)
+            refused("2 pictures and no placeholder", call, **text, pixel_values=two)
 
 
 def test_pictures_in_the_wrong_prompts(tiny):
@@ -49,18 +50,17 @@ def test_pictures_in_the_wrong_prompts(tiny):
     uneven[0, -1] = image
     inputs = {"input_ids": uneven, "pixel_values": tiny.inputs(ONE, ONE)["pixel_values"]}
     with METHOD(tiny.model):
-        refused(lambda: tiny.model(**inputs), "another number of placeholders")
+        refused("another number of placeholders", tiny.model, **inputs)
 
 
 def test_embeddings_together_with_pictures(tiny):
     inputs = tiny.inputs(ONE)
     embeddings = tiny.model.get_input_embeddings()(inputs["input_ids"])
     with METHOD(tiny.model):
-        refused(
-            lambda: tiny.model(inputs_embeds=embeddings, pixel_values=inputs["pixel_values"]),
-            "inputs_embeds and pictures",
-        )
-        refused(lambda: tiny.model(pixel_values=inputs["pixel_values"]), "without input_ids")
+        pixels = inputs["pixel_values"]
+        both = {"inputs_embeds": embeddings, "pixel_values": pixels}
+        refused("inputs_embeds and pictures", tiny.model, **both)
+        refused("without input_ids", tiny.model, pixel_values=pixels)
 
 
 def test_masks_of_other_shapes(tiny):
@@ -68,35 +68,31 @@ def test_masks_of_other_shapes(tiny):
     length = inputs["input_ids"].shape[1]
     with METHOD(tiny.model):
         for mask in (torch.ones(1, 1, length, length), {"full_attention": None}):
-            refused(lambda: tiny.model(**dict(inputs, attention_mask=mask)), "attention_mask must")
+            refused("attention_mask must", tiny.model, **dict(inputs, attention_mask=mask))
 
 
 def test_video_and_chunked_prefill(tiny):
     inputs = tiny.inputs(ONE)
     with METHOD(tiny.model):
         video = torch.zeros(1, 2, 3, 112, 112)
-        refused(lambda: tiny.model(**inputs, pixel_values_videos=video), "pictures only")
-        refused(
-            lambda: tiny.model.generate(**inputs, prefill_chunk_size=64, max_new_tokens=1),
-            "prefill_chunk_size",
-        )
+        refused("pictures only", tiny.model, **inputs, pixel_values_videos=video)
+        chunked = dict(inputs, prefill_chunk_size=64, max_new_tokens=1)
+        refused("prefill_chunk_size", tiny.model.generate, **chunked)
 
 
 def test_original_positions_without_cache(tiny):
     inputs = tiny.inputs(ONE)
     with UniformGrid(5, positions="original")(tiny.model):
-        refused(
-            lambda: tiny.model.generate(**inputs, use_cache=False, max_new_tokens=2),
-            "original positions need the cache",
-        )
+        options = {"use_cache": False, "max_new_tokens": 2}
+        refused("original positions need the cache", tiny.model.generate, **inputs, **options)
 
 
 def test_features_with_nan(tiny):
     inputs = tiny.inputs(ONE)
     inputs["pixel_values"][0, 0, 50, 50] = float("nan")
     with SPARE(5, guidance="none")(tiny.model):
-        refused(lambda: tiny.model(**inputs), "NaN")
-        refused(lambda: tiny.model.generate(**inputs, max_new_tokens=1), "NaN")
+        refused("NaN", tiny.model, **inputs)
+        refused("NaN", tiny.model.generate, **inputs, max_new_tokens=1)
 
 
 def test_a_method_that_breaks_its_contract(tiny):
@@ -122,11 +118,11 @@ def test_a_method_that_breaks_its_contract(tiny):
         (Reduction(torch.tensor([1]), features=torch.zeros(2, 64)), "features of shape"),
     ):
         with Broken(3, answer=answer)(tiny.model):
-            refused(lambda: tiny.model(**inputs), match)
+            refused(match, tiny.model, **inputs)
 
 
 def test_loading(tmp_path):
-    refused(lambda: load(str(tmp_path)), "no config.json")
+    refused("no config.json", load, str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "llava"}')
-    refused(lambda: load(str(tmp_path)), "no weights")
-    refused(lambda: load("surely/not-a-model"), "cannot be loaded")
+    refused("no weights", load, str(tmp_path))
+    refused("cannot be loaded", load, "surely/not-a-model")

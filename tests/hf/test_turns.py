@@ -103,9 +103,7 @@ def test_a_cache_given_empty(setup):
         sequences = setup.model.generate(**inputs, past_key_values=cache, **OPTIONS)
         turn = next_turn(setup, inputs, sequences)
         fresh = setup.model.generate(**turn, pixel_values=inputs["pixel_values"], **OPTIONS)
-        assert torch.equal(
-            setup.model.generate(**turn, past_key_values=cache, **OPTIONS), fresh
-        )
+        assert torch.equal(setup.model.generate(**turn, past_key_values=cache, **OPTIONS), fresh)
 
 
 def test_another_block_goes_on(setup):

@@ -36,7 +36,7 @@ def mark(model: Any) -> str:
 
 def locate(model: Any, encoded: Encoded, placeholders: Tensor, start: int) -> list[Picture]:
     """Find the columns of each encoded image; images before column `start` are left out."""
-    rows, length = placeholders.shape
+    length = placeholders.shape[1]
     given = sum(len(features) for features in encoded.features)
     new = placeholders.clone()
     new[:, :start] = False

@@ -1,8 +1,8 @@
 """The pocket model: a LLaVA small enough to train on a laptop and to ship inside the package.
 
 CLIP vision tower (112 x 112 pixels, patch 8, 196 visual tokens, features of the layer before the
-last, class token dropped), a two-layer projector and a small Llama. The matching CLIP text tower lies in the
-folder `clip` beside it, so that image-text relevance is real too.
+last, class token dropped), a two-layer projector and a small Llama. The matching CLIP text tower
+lies in the folder `clip` beside it, so that image-text relevance is real too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from sparevlm.pocket.scenes import IMAGE_SIZE, PATCH_SIZE, words
+from sparevlm.pocket.questions import words
+from sparevlm.pocket.scenes import IMAGE_SIZE, PATCH_SIZE
 
 PAD, UNKNOWN, IMAGE, START, END = "<pad>", "<unk>", "<image>", "<s>", "</s>"
 SPECIAL = (PAD, UNKNOWN, IMAGE, START, END)
@@ -42,7 +43,7 @@ CHAT_TEMPLATE = (
 
 
 def make_tokenizer(*, clip: bool = False) -> PreTrainedTokenizerFast:
-    """One word, one token; lower case. `clip` adds the end token that CLIP's text tower pools at."""
+    """One word, one token; lower case. `clip` adds the end token that its text tower pools at."""
     vocabulary = {word: i for i, word in enumerate((*SPECIAL, *words()))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Lowercase()
@@ -75,6 +76,7 @@ def make_image_processor() -> CLIPImageProcessorPil:
 
 
 def make_processor() -> LlavaProcessor:
+    """Pictures and prompts to tensors, with a chat template in LLaVA's style."""
     return LlavaProcessor(
         image_processor=make_image_processor(),
         tokenizer=make_tokenizer(),
@@ -85,7 +87,8 @@ def make_processor() -> LlavaProcessor:
     )
 
 
-def clip_config(width: int = 192, layers: int = 6) -> CLIPConfig:
+def clip_config(width: int = 128, layers: int = 6) -> CLIPConfig:
+    """Both CLIP towers; the text tower is always 128 wide with two layers."""
     tokenizer = make_tokenizer(clip=True)
     vision = CLIPVisionConfig(
         hidden_size=width,
@@ -116,6 +119,7 @@ def clip_config(width: int = 192, layers: int = 6) -> CLIPConfig:
 
 
 def llava_config(vision: CLIPVisionConfig, width: int = 256, layers: int = 4) -> LlavaConfig:
+    """LLaVA on a vision tower, with a Llama `width` wide (a multiple of 64)."""
     tokenizer = make_tokenizer()
     text = LlamaConfig(
         vocab_size=len(tokenizer),

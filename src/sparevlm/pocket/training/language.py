@@ -18,8 +18,10 @@ from torch.nn import functional as F
 from transformers import CLIPModel, LlavaForConditionalGeneration
 
 from sparevlm.pocket.model import llava_config, make_processor, make_tokenizer
-from sparevlm.pocket.scenes import COLORS, GRID, KINDS, SEEDS, SIZES, SKILLS, Scene, ask, draw_scene
+from sparevlm.pocket.questions import SKILLS, ask
+from sparevlm.pocket.scenes import COLORS, GRID, KINDS, SEEDS, SIZES, Scene, draw_scene
 from sparevlm.pocket.training import common
+from sparevlm.pocket.training.evaluate import accuracy, answer
 
 SKILL_WEIGHTS = {
     "count": 1.3,
@@ -64,17 +66,22 @@ class Conversation:
                 continue
             opening = self.between if turns and block else []
             asked = [*opening, *self.ids(question.text), *self.before_answer]
-            answer = [*self.ids(question.answer), self.end]
-            if len(ids) + len(asked) + len(answer) > start + TEXT_TOKENS:
+            told = [*self.ids(question.answer), self.end]
+            if len(ids) + len(asked) + len(told) > start + TEXT_TOKENS:
                 break
             block += 1
             first = len(ids) if turns else start
-            ids += asked + answer
-            labels += [-100] * len(asked) + answer
-            places += range(first, first + len(asked) + len(answer))
-            blocks += [0 if turns else block] * (len(asked) + len(answer))
+            ids += asked + told
+            labels += [-100] * len(asked) + told
+            places += range(first, first + len(asked) + len(told))
+            blocks += [0 if turns else block] * (len(asked) + len(told))
         fill = start + TEXT_TOKENS - len(ids)
-        return ids + [self.pad] * fill, labels + [-100] * fill, places + [0] * fill, blocks + [-1] * fill
+        return (
+            ids + [self.pad] * fill,
+            labels + [-100] * fill,
+            places + [0] * fill,
+            blocks + [-1] * fill,
+        )
 
 
 def make_batches(split: str, size: int):
@@ -160,36 +167,16 @@ class Pocket(nn.Module):
         answered = batch["labels"][:, 1:] != -100
         logits = self.llava.lm_head(hidden[:, :-1][answered]).float()
         target = batch["labels"][:, 1:][answered]
-        answer = F.cross_entropy(logits, target)
+        loss = F.cross_entropy(logits, target)
         align = self.align(patches, batch)
         real = target != self.llava.config.eos_token_id
         right = (logits.argmax(-1) == target)[real].float().mean()
-        report = {"answer": float(answer.detach()), "align": float(align.detach())}
-        return answer + 0.3 * align, report | {"right": float(right)}
+        report = {"answer": float(loss.detach()), "align": float(align.detach())}
+        return loss + 0.3 * align, report | {"right": float(right)}
 
 
-@torch.inference_mode()
-def accuracy(model: LlavaForConditionalGeneration, split: str, count: int) -> dict[str, float]:
-    """Share of `count` questions of a split answered word for word, by skill and overall."""
-    from sparevlm.pocket.scenes import sample
-
-    processor = make_processor()
-    hits: dict[str, list[bool]] = {skill: [] for skill in SKILLS}
-    for start in range(0, count, 50):
-        pairs = [sample(split, i) for i in range(start, min(start + 50, count))]
-        inputs = processor(
-            images=[scene.picture() for scene, _ in pairs],
-            text=[f"USER: <image>\n{question.text} ASSISTANT:" for _, question in pairs],
-            padding=True,
-            return_tensors="pt",
-        )
-        with torch.autocast("cpu", torch.bfloat16):
-            out = model.generate(**inputs, max_new_tokens=4, do_sample=False)
-        said = processor.batch_decode(out[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
-        for (_, question), text in zip(pairs, said, strict=True):
-            hits[question.skill].append(text.strip() == question.answer)
-    scores = {skill: float(np.mean(h)) for skill, h in hits.items() if h}
-    return scores | {"overall": float(np.mean([one for h in hits.values() for one in h]))}
+def validate(model: LlavaForConditionalGeneration) -> dict[str, float]:
+    return accuracy(answer(model, make_processor(), "validation", 300, autocast=True))
 
 
 def train(out: Path, steps: int, batch: int, lr: float, width: int, layers: int, stop: int) -> None:
@@ -217,7 +204,7 @@ def train(out: Path, steps: int, batch: int, lr: float, width: int, layers: int,
         if (step + 1) % 1000 == 0 or step + 1 == steps:
             common.save_checkpoint(out / "language.pt", step + 1, pocket, optimizers)
         if (step + 1) % 2000 == 0 or step + 1 == steps:
-            log(step=step + 1, validation=accuracy(pocket.llava, "validation", 300))
+            log(step=step + 1, validation=validate(pocket.llava))
     if first < steps <= stop:
         export(pocket.llava, out)
 
@@ -229,7 +216,12 @@ def export(model: LlavaForConditionalGeneration, out: Path) -> None:
     model.half().save_pretrained(folder)
     make_processor().save_pretrained(folder)
     CLIPModel.from_pretrained(out / "clip").half().save_pretrained(folder / "clip")
-    for name in ("tokenizer.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json"):
+    for name in (
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "processor_config.json",
+        "preprocessor_config.json",
+    ):
         if (out / "clip" / name).exists():
             shutil.copy(out / "clip" / name, folder / "clip" / name)
 

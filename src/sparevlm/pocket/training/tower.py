@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from transformers import CLIPModel
 
 from sparevlm.pocket.model import clip_config, make_image_processor, make_tokenizer
-from sparevlm.pocket.scenes import GRID, SEEDS, SKILLS, Scene, ask, draw_scene
+from sparevlm.pocket.questions import SKILLS, ask
+from sparevlm.pocket.scenes import GRID, SEEDS, Scene, draw_scene
 from sparevlm.pocket.training import common
 
 
@@ -110,13 +111,19 @@ class Tower(nn.Module):
         losses, report = [], {}
         things = batch["kind"] != common.BACKGROUND
         for name in ("kind", "color", "size"):
-            loss = F.cross_entropy(said[name].flatten(0, 1), batch[name].flatten(), reduction="none")
+            loss = F.cross_entropy(
+                said[name].flatten(0, 1), batch[name].flatten(), reduction="none"
+            )
             weight = torch.where(things, 2.0, 0.5).flatten()
             losses.append((loss * weight).sum() / weight.sum())
             right = (said[name].argmax(-1) == batch[name])[things]
             report[name] = float(right.float().mean())
         middle = said["middle"][..., 0]
-        losses.append(F.binary_cross_entropy_with_logits(middle, batch["middle"], reduction="mean", pos_weight=torch.tensor(4.0)))
+        losses.append(
+            F.binary_cross_entropy_with_logits(
+                middle, batch["middle"], reduction="mean", pos_weight=torch.tensor(4.0)
+            )
+        )
         report["middle"] = float(((middle > 0) == (batch["middle"] > 0))[things].float().mean())
         losses.append(5 * (said["offset"] - batch["offset"]).abs().mean())
         report["offset"] = float((said["offset"].detach() - batch["offset"])[things].abs().mean())

@@ -1,0 +1,171 @@
+# ruff: noqa: E501 (rows of the card's table)
+"""Measure the trained model on test questions, and write its card, curves and logs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shutil
+from pathlib import Path
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from sparevlm.pocket.questions import SKILLS
+from sparevlm.pocket.scenes import SEEDS
+from sparevlm.pocket.training.evaluate import accuracy, answer, most_frequent
+
+CARD = """---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: image-text-to-text
+---
+
+# pocket: a LLaVA of {parameters:.1f} million parameters
+
+A `LlavaForConditionalGeneration` that answers short questions about drawn scenes. It ships with
+sparevlm so that pruning methods can be tried, tested and compared without a download. It knows
+nothing but these scenes and the {words} words of its vocabulary: it is no general assistant.
+
+| part | size |
+|---|---|
+| vision tower | CLIP, {vision_width} wide, {vision_layers} layers, {image} x {image} pixels, patch {patch}: {tokens} visual tokens, taken after the layer before the last |
+| projector | two layers to {width} |
+| language model | Llama, {width} wide, {layers} layers, {heads} heads |
+| beside it, in `clip/` | the CLIP text tower that the vision tower was trained with |
+
+## Training
+
+Everything is drawn by `sparevlm.pocket.scenes` from a seed. Scenes of training, validation and test
+come from disjoint ranges of {seed_range} seeds that begin at {train_seed}, {validation_seed} and
+{test_seed}. Nothing was chosen by looking at test questions.
+
+1. `python -m sparevlm.pocket.training.tower --steps {tower_steps}`: {tower_images:,} pictures;
+   image-caption contrast, and kind, colour, size and place of the object under every patch.
+2. `python -m sparevlm.pocket.training.language --steps {language_steps}`: {pictures:,} pictures with
+   about eighteen questions each; the tower stays frozen. Always with all tokens: the model never saw
+   a pruned prompt.
+
+Weights start from seed 0. Run on {machine}, {minutes} minutes in all; logs lie beside this card.
+
+![curves](curves.png)
+
+## Accuracy
+
+`python -m sparevlm.pocket.training.card`: the first {count} test questions, greedy answers that are
+right word for word, float32, {machine}. "No picture": the question alone. "Most frequent": always
+the commonest answer of the skill.
+
+| skill | all {tokens} tokens | no picture | most frequent |
+|---|---|---|---|
+{rows}
+
+Licence: Apache-2.0, like the code that draws the scenes.
+"""
+
+
+def read(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def duration(log: list[dict]) -> float:
+    """Seconds of a log that was continued, where `seconds` starts again."""
+    total, last = 0.0, 0.0
+    for line in log:
+        if line["seconds"] < last:
+            total += last
+        last = line["seconds"]
+    return total + last
+
+
+def plot_curves(tower: list[dict], language: list[dict], path: Path) -> None:
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, sharey=True)
+    for name in ("kind", "color", "size", "retrieval"):
+        left.plot([t["images"] for t in tower], [t[name] for t in tower], label=name)
+    left.set(title="1: vision tower, training batches", xlabel="pictures", ylabel="share right")
+    steps = [t for t in language if "right" in t]
+    right.plot(
+        [t["step"] for t in steps], [t["right"] for t in steps], label="answer words (train)"
+    )
+    valid = [t for t in language if "validation" in t]
+    right.plot(
+        [t["step"] for t in valid],
+        [t["validation"]["overall"] for t in valid],
+        "o-",
+        label="answers (validation)",
+    )
+    right.set(title="2: language model", xlabel="steps", ylim=(0, 1.02))
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend(loc="lower right")
+    figure.savefig(path, dpi=90)
+
+
+def write_card(run: Path, count: int, machine: str) -> None:
+    from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+    folder = run / "pocket"
+    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    processor = AutoProcessor.from_pretrained(folder)
+    scores = answer(model, processor, "test", count)
+    blind = accuracy(answer(model, processor, "test", count, pictures=False))
+    seeing, common = accuracy(scores), most_frequent(scores)
+    rows = [
+        f"| {skill} | {seeing[skill]:.1%} | {blind[skill]:.1%} | {common[skill]:.1%} |"
+        for skill in SKILLS
+    ]
+    rows.append(f"| **overall** | **{seeing['overall']:.1%}** | {blind['overall']:.1%} | |")
+    tower, language = read(run / "tower.jsonl"), read(run / "language.jsonl")
+    steps = [line for line in language if "pictures" in line]
+    config = model.config
+    text, vision = config.text_config, config.vision_config
+    card = CARD.format(
+        parameters=sum(p.numel() for p in model.parameters()) / 1e6,
+        words=text.vocab_size,
+        vision_width=vision.hidden_size,
+        vision_layers=vision.num_hidden_layers,
+        image=vision.image_size,
+        patch=vision.patch_size,
+        tokens=config.image_seq_length,
+        width=text.hidden_size,
+        layers=text.num_hidden_layers,
+        heads=text.num_attention_heads,
+        seed_range=f"{SEEDS['validation']:.0e}",
+        train_seed=SEEDS["train"],
+        validation_seed=f"{SEEDS['validation']:.0e}",
+        test_seed=f"{SEEDS['test']:.0e}",
+        tower_steps=tower[-1]["step"],
+        tower_images=tower[-1]["images"],
+        language_steps=steps[-1]["step"],
+        pictures=steps[-1]["pictures"],
+        machine=machine,
+        minutes=round((duration(tower) + duration(language)) / 60),
+        count=count,
+        rows="\n".join(rows),
+    )
+    (folder / "README.md").write_text(card)
+    plot_curves(tower, language, folder / "curves.png")
+    for name in ("tower.jsonl", "language.jsonl"):
+        shutil.copy(run / name, folder / name)
+    result = {"count": count, "all": seeing, "no_picture": blind, "most_frequent": common}
+    (folder / "accuracy.json").write_text(json.dumps(result, indent=1) + "\n")
+    print("\n".join(rows))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("runs/pocket"))
+    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument(
+        "--machine", default=f"{torch.get_num_threads()} cores, {platform.machine()}"
+    )
+    options = parser.parse_args()
+    write_card(options.out, options.count, options.machine)
+
+
+if __name__ == "__main__":
+    main()
