@@ -56,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     try:
         args = _parse(argv)
-        print(args.run(args))
+        with _own_warnings():
+            result = args.run(args)
+        print(result)
         sys.stdout.flush()
     except SystemExit as stop:  # --help and --version have printed already
         sys.stdout.flush()
@@ -89,6 +91,16 @@ def _one_line(text: str) -> str:
 
 def _warn(text: str) -> None:
     print(f"sparevlm: warning: {_one_line(text)}", file=sys.stderr)
+
+
+@contextmanager
+def _own_warnings() -> Iterator[None]:
+    """Show warnings of ours, one line each, and no others (Pillow's, transformers')."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("default", category=UserWarning, module=r"sparevlm(\.|$)")
+        warnings.showwarning = lambda message, *_, **__: _warn(str(message))
+        yield
 
 
 def _progress(text: str) -> None:
@@ -358,7 +370,7 @@ def _save_overlay(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers off stdout, and its chatter off stderr; our own warnings are one line."""
+    """Keep transformers off stdout, and its chatter off stderr."""
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
@@ -369,10 +381,7 @@ def _quiet() -> Iterator[None]:
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     try:
-        with redirect_stdout(sys.stderr), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.filterwarnings("default", category=UserWarning, module=r"sparevlm(\.|$)")
-            warnings.showwarning = lambda message, *_: _warn(str(message))
+        with redirect_stdout(sys.stderr):
             yield
     finally:
         for log, verbosity in loggers:

@@ -135,7 +135,7 @@ def tower_name(model: Any) -> str | None:
     beside = Path(str(getattr(model, "name_or_path", "") or ".")) / "clip"
     if getattr(model, "name_or_path", "") and (beside / "config.json").is_file():
         return str(beside)
-    vision = getattr(model.config, "vision_config", None)
+    vision: Any = getattr(model.config, "vision_config", None)
     if getattr(vision, "model_type", "") != "clip_vision_model":
         return None
     if getattr(vision, "_name_or_path", ""):

@@ -12,7 +12,7 @@ def literal_selection(
     x: ArrayLike, k: int, weights: ArrayLike | None = None
 ) -> tuple[list[int], list[float]]:
     """Order and relative residual; for k up to the rank, and data without ties."""
-    rows = np.array(x, dtype=np.float64)
+    rows = np.asarray(x, dtype=np.float64)
     w = np.ones(len(rows)) if weights is None else np.asarray(weights, dtype=np.float64)
     total = (w[:, None] ** 2 * rows**2).sum()
     kept: list[int] = []
@@ -30,7 +30,7 @@ def literal_selection(
 
 def least_squares_error(x: ArrayLike, kept: list[int], weights: ArrayLike | None = None) -> float:
     """Relative weighted error of rebuilding all rows from the kept ones."""
-    rows = np.array(x, dtype=np.float64)
+    rows = np.asarray(x, dtype=np.float64)
     w = np.ones(len(rows)) if weights is None else np.asarray(weights, dtype=np.float64)
     rest = rows
     if kept:
@@ -41,7 +41,7 @@ def least_squares_error(x: ArrayLike, kept: list[int], weights: ArrayLike | None
 
 def literal_greedy_css(x: ArrayLike, k: int) -> tuple[list[int], list[float]]:
     """Order and relative residual: every remaining row is tried, and the best one stays."""
-    rows = np.array(x, dtype=np.float64)
+    rows = np.asarray(x, dtype=np.float64)
     kept: list[int] = []
     residual = [1.0]
     for _ in range(k):

@@ -50,13 +50,13 @@ def test_fp16_near_its_largest_and_smallest() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
 def test_rows_out_of_sight_come_by_norm(dtype: torch.dtype) -> None:
-    decades = 60 if dtype == torch.float32 else 500
+    decades = 30 if dtype == torch.float32 else 250
     x = uneven(40, 30, decades, seed=4).to(dtype)
     order = select(x, 40).order
     peaks = x.abs().amax(1)
     exact = x.double() / peaks[:, None]
     logs = exact.norm(dim=1).log() + peaks.double().log()
-    assert order[5:].tolist() == [i for i in logs.argsort(descending=True).tolist()][5:]
+    assert order[5:].tolist() == logs.argsort(descending=True)[5:].tolist()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
@@ -80,8 +80,8 @@ def test_large_weight_on_a_zero_row_hides_no_other(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
 def test_large_weights_on_tiny_rows(dtype: torch.dtype) -> None:
     x, w = gaussian(20, 12, seed=6, dtype=dtype), torch.ones(20, dtype=torch.float64)
-    x[::2] *= 2.0**-50
-    w[1::2] *= 2.0**-60
+    x[::2] *= 2.0**-100
+    w[1::2] *= 2.0**-110
     weighted = x.double() * w[:, None]
     assert weighted[::2].norm() > 500 * weighted[1::2].norm()
     found = select(x, 6, weights=w)

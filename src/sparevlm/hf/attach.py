@@ -236,7 +236,8 @@ class _WholePrompt:
     """A streamer that is given the user's prompt instead of the pruned one."""
 
     def __init__(self, streamer: Any, ids: Tensor) -> None:
-        self._streamer, self._ids = streamer, ids
+        self._streamer = streamer
+        self._ids: Tensor | None = ids
 
     def put(self, value: Tensor) -> None:
         if self._ids is not None:

@@ -47,7 +47,7 @@ class Memory:
             return None if values is None else values.repeat_interleave(factor, 0)
 
         return Memory(
-            *(more(getattr(self, name)) for name in list(self.__dataclass_fields__)[:-1]),  # type: ignore[arg-type]
+            *(more(getattr(self, name)) for name in list(self.__dataclass_fields__)[:-1]),  # type: ignore[arg-type, misc]
             original=self.original,
         )
 

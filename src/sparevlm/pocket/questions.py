@@ -6,14 +6,14 @@ The same seed gives the same questions on every machine.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from sparevlm.pocket.scenes import (
     COLORS,
-    DIGITS,
     IMAGE_SIZE,
     KINDS,
     SEEDS,
@@ -39,7 +39,7 @@ class Question:
     skill: str
 
 
-def _pick(rng: np.random.Generator, options):
+def _pick(rng: np.random.Generator, options: Sequence[Any]) -> Any:
     return options[int(rng.integers(len(options)))] if len(options) else None
 
 

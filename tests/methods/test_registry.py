@@ -1,0 +1,164 @@
+"""What holds for every method in the registry."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+import sparevlm
+from sparevlm.methods import PruningMethod, get_method, list_methods, method_class
+from sparevlm.tokens import Query, Reduction, Residual, VisualTokens, check_reduction
+
+BAD_BUDGETS = [
+    0,
+    -1,
+    -0.5,
+    0.0,
+    1.01,
+    2.0,
+    float("nan"),
+    float("inf"),
+    True,
+    False,
+    "12",
+    None,
+    [3],
+]
+
+
+def tokens(n=60, dim=24, grid=(6, 10), seed=0, dtype=torch.float32, **fields):
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(n, dim, generator=generator).to(dtype)
+    query = Query(torch.randn(n, 8, generator=generator), torch.randn(2, 8, generator=generator))
+    return VisualTokens(features, grid, query=query, **fields)
+
+
+every = pytest.mark.parametrize("name", list_methods())
+
+
+@every
+@pytest.mark.parametrize("keep", [1, 2, 7, 59, 60, 61, 0.06, 0.5, 1.0, 1e-9])
+def test_exactly_k_distinct_ascending(name, keep):
+    wanted = min(keep, 60) if isinstance(keep, int) else max(1, round(keep * 60))
+    seen = tokens()
+    found = get_method(name, keep).reduce(seen)
+    check_reduction(found, seen, name)
+    assert len(found.indices) == wanted
+    if found.order is not None:
+        assert found.order.sort().values.equal(found.indices)
+
+
+@every
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_every_dtype(name, dtype):
+    found = get_method(name, 5).reduce(tokens(dtype=dtype))
+    assert found.indices.dtype == torch.int64 and len(found.indices) == 5
+    assert found.features is None or found.features.dtype == dtype
+
+
+@every
+def test_arguments_are_not_changed_and_runs_agree(name):
+    seen = tokens()
+    before = seen.features.clone()
+    method = get_method(name, 9)
+    first, second = method.reduce(seen), method.reduce(seen)
+    assert torch.equal(seen.features, before)
+    assert first.indices.equal(second.indices)
+
+
+@every
+def test_separators_are_never_kept(name):
+    candidates = torch.ones(60, dtype=torch.bool)
+    candidates[9::10] = False
+    seen = tokens(candidates=candidates)
+    for keep, wanted in ((1, 1), (20, 20), (1.0, 54), (0.5, 27), (60, 54)):
+        found = get_method(name, keep).reduce(seen)
+        check_reduction(found, seen, name)
+        assert len(found.indices) == wanted
+
+
+@every
+def test_without_grid_or_question(name):
+    seen = tokens()
+    bare = VisualTokens(seen.features)
+    assert len(get_method(name, 5).reduce(bare).indices) == 5
+    single = VisualTokens(seen.features[:1])
+    assert get_method(name, 5).reduce(single).indices.tolist() == [0]
+
+
+@every
+@pytest.mark.parametrize("keep", BAD_BUDGETS, ids=repr)
+def test_bad_budgets(name, keep):
+    with pytest.raises(ValueError, match="keep=") as caught:
+        get_method(name, keep)
+    assert "positive integer" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@every
+def test_bad_settings(name):
+    for settings, words in (
+        ({"per": "row"}, '"image", "tile", "prompt"'),
+        ({"positions": "both"}, '"auto", "compact", "original"'),
+    ):
+        with pytest.raises(ValueError, match=words):
+            get_method(name, 5, **settings)
+    with pytest.raises(ValueError, match="no setting colour"):
+        get_method(name, 5, colour=1)
+
+
+@every
+def test_a_residual_budget_is_taken_or_refused(name):
+    cls = method_class(name)
+    if cls.bounds_error:
+        found = cls(Residual(0.3)).reduce(tokens())
+        assert found.residual[-1] <= 0.3 < found.residual[-2]
+    else:
+        with pytest.raises(ValueError, match="Residual"):
+            cls(Residual(0.3))
+
+
+@every
+def test_facts(name):
+    cls = method_class(name)
+    assert dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen
+    assert cls.name == name and cls.paper
+    assert (cls.__doc__ or "").strip().endswith(".") or "Parameters" in cls.__doc__
+    assert getattr(sparevlm, cls.__name__) is cls
+    assert hash(cls(3)) == hash(cls(3)) and cls(3) == cls(3) != cls(4)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        cls(3).keep = 4
+
+
+def test_names():
+    assert list_methods() == sorted(list_methods())
+    assert {"spare", "random", "uniform"} <= set(list_methods())
+    assert get_method("SPARE", 5) == get_method("spare", 5) == sparevlm.SPARE(keep=5)
+    assert get_method("random_tokens", 5, seed=2) == sparevlm.RandomTokens(5, seed=2)
+    for wrong in ("spar", "", None, 3):
+        with pytest.raises(ValueError, match=r"choose one of .*random, spare"):
+            get_method(wrong, 5)
+
+
+def test_a_new_method_is_known_at_once():
+    from sparevlm.methods.base import _REGISTRY
+
+    try:
+
+        @dataclasses.dataclass(frozen=True)
+        class First(PruningMethod):
+            """The first tokens."""
+
+            name = "first"
+
+            def reduce(self, tokens):
+                return Reduction(tokens.candidate_indices()[: self.budget(tokens)])
+
+        assert get_method("first", 3).reduce(tokens()).indices.tolist() == [0, 1, 2]
+        with pytest.raises(TypeError, match="both named"):
+            type("Other", (PruningMethod,), {"name": "first", "reduce": First.reduce})
+        with pytest.raises(TypeError, match="nothing provides"):
+            type("Odd", (PruningMethod,), {"name": "odd", "needs": frozenset({"magic"})})
+    finally:
+        _REGISTRY.pop("first", None)
