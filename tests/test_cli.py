@@ -69,6 +69,7 @@ def refused(capsys, tmp_path):
 
     def run(*words, code=2) -> str:
         before = sorted(tmp_path.rglob("*"))
+        capsys.readouterr()  # what making the input printed
         assert cli.main([str(word) for word in words]) == code
         out, err = capsys.readouterr()
         assert out == ""

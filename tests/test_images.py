@@ -156,6 +156,7 @@ def test_orientation_is_honoured(tmp_path):
     assert open_picture(tmp_path / "a.jpg").size == (10, 20)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's
 def test_damaged_orientation_does_not_matter(tmp_path):
     colours().save(tmp_path / "a.jpg", exif=b"Exif\x00\x00MM\x00*\x00\x00\xff\xff garbage")
     assert open_picture(str(tmp_path / "a.jpg")).size == (16, 16)
@@ -251,6 +252,7 @@ def test_too_narrow(tmp_path, size):
     refused(tmp_path / "a.png", "200 times", "crop")
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_garbage_after_the_header_never_escapes(tmp_path):
     """Whatever the decoders raise, it is a ValueError; a picture that still opens is fine."""
     rng = np.random.default_rng(1)
