@@ -164,6 +164,8 @@ class Reduction:
         `indices` in the order picked, for methods that pick one after the other.
     residual : Tensor [k + 1] or None
         Relative squared residual after 0 .. k tokens, for methods that compute it anyway.
+    weights : Tensor [N] or None
+        The weights of that residual, where they are not all 1 (0 for separators).
     """
 
     indices: Tensor
@@ -171,6 +173,7 @@ class Reduction:
     scores: Tensor | None = None
     order: Tensor | None = None
     residual: Tensor | None = None
+    weights: Tensor | None = None
 
 
 def check_reduction(found: Any, tokens: VisualTokens, who: str) -> None:

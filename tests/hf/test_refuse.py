@@ -9,6 +9,7 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 from sparevlm.hf import load
 from sparevlm.methods import SPARE, UniformGrid
 from tests.hf.conftest import ONE, TEXT
+from tests.tiny import tiny_llava
 
 METHOD = UniformGrid(5)
 
@@ -125,4 +126,8 @@ def test_loading(tmp_path):
     refused("no config.json", load, str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "llava"}')
     refused("no weights", load, str(tmp_path))
-    refused("cannot be loaded", load, "surely/not-a-model")
+    (tmp_path / "model.safetensors").write_bytes(b"no tensors")
+    tiny_llava().config.save_pretrained(tmp_path)
+    refused("cannot be loaded", load, str(tmp_path))
+    refused("there is no directory", load, str(tmp_path / "nowhere"))
+    refused("there is no directory", load, "./nowhere")

@@ -45,6 +45,10 @@ def test_weighted_selection(seen, guidance, strength):
     order, residual = by_hand(seen.features, weights[guidance], 8)
     assert found.order.tolist() == order
     assert float(found.residual[-1]) == pytest.approx(residual, abs=1e-5)
+    if guidance == "none" or strength == 0:
+        assert found.weights is None
+    else:
+        torch.testing.assert_close(found.weights, weights[guidance])
 
 
 def test_no_question_is_no_guidance(seen):

@@ -98,8 +98,8 @@ def make_guidance(
                 "guidance by the question is not possible: " + " ".join(str(error).split())
             ) from error
         warnings.warn(
-            "guidance by the question is off, because no matching CLIP is at hand: pass "
-            'relevance="clip" to download it, clip=... to give it, or SPARE(guidance="none")',
+            "guidance by the question is off, because no matching CLIP is at hand: choose "
+            'relevance "clip" to download it, or guidance "none"',
             stacklevel=4,
         )
         return None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 POCKET = Path(__file__).parents[1] / "pocket" / "weights"
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
@@ -40,6 +42,8 @@ def load(
 
     place = POCKET if name == "pocket" else Path(name).expanduser()
     local = name == "pocket" or place.is_dir()
+    if not local and (place.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
+        raise ValueError(f"there is no directory {name}: give the directory of a saved model")
     if local:
         _check_folder(place, name)
     if device is None:
@@ -51,10 +55,10 @@ def load(
     try:
         model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype)
         processor = AutoProcessor.from_pretrained(source)
-    except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        reason = textwrap.shorten(str(error), 300, placeholder=" ...")
         hint = "give a model directory, a hub name, or pocket"
-        raise ValueError(f"{name} cannot be loaded: {hint} ({reason[:300]})") from error
+        raise ValueError(f"{name} cannot be loaded: {hint} ({reason})") from error
     return model.to(device).eval(), processor
 
 

@@ -27,6 +27,8 @@ class ImageReport:
         Kept tokens in the order picked.
     curve : Tensor [after + 1] or None
         Relative squared residual, with the method's weights, after each pick.
+    weights : Tensor [before] or None
+        The weights of `curve`; None: all 1. With them `svd_bound` gives the least it could be.
     scores : Tensor [before] or None
         One number a token, as the method gave it: for SPARE the similarity with the question.
     grid : (int, int) or None
@@ -42,6 +44,7 @@ class ImageReport:
     order: Tensor | None = field(default=None, repr=False)
     curve: Tensor | None = field(default=None, repr=False)
     scores: Tensor | None = field(default=None, repr=False)
+    weights: Tensor | None = field(default=None, repr=False)
     grid: tuple[int, int] | None = None
     row: int = 0
     _features: Tensor | None = field(default=None, repr=False)
@@ -72,6 +75,7 @@ class ImageReport:
             order=found.order,
             curve=found.residual,
             scores=found.scores,
+            weights=found.weights,
             grid=tokens.grid,
             row=row,
             _features=tokens.features.detach(),

@@ -76,8 +76,14 @@ class SPARE(PruningMethod):
         else:
             found = select(features, self.budget(tokens), weights=weights)
         order = candidates[found.order]
+        if weights is not None and not whole:
+            weights = weights.new_zeros(len(tokens)).index_copy(0, candidates, weights)
         return Reduction(
-            indices=order.sort().values, scores=similarity, order=order, residual=found.residual
+            indices=order.sort().values,
+            scores=similarity,
+            order=order,
+            residual=found.residual,
+            weights=weights,
         )
 
 
