@@ -175,11 +175,20 @@ class Pocket(nn.Module):
         return loss + 0.3 * align, report | {"right": float(right)}
 
 
-def validate(model: LlavaForConditionalGeneration) -> dict[str, float]:
-    return accuracy(answer(model, make_processor(), "validation", 300, autocast=True))
+def validate(model: LlavaForConditionalGeneration, count: int) -> dict[str, float]:
+    return accuracy(answer(model, make_processor(), "validation", count, autocast=True))
 
 
-def train(out: Path, steps: int, batch: int, lr: float, width: int, layers: int, stop: int) -> None:
+def train(
+    out: Path,
+    steps: int,
+    batch: int,
+    lr: float,
+    width: int,
+    layers: int,
+    stop: int,
+    questions: int = 300,
+) -> None:
     torch.manual_seed(0)
     pocket = Pocket(CLIPModel.from_pretrained(out / "clip"), width, layers)
     optimizers = common.make_optimizers(pocket, lr)
@@ -201,10 +210,10 @@ def train(out: Path, steps: int, batch: int, lr: float, width: int, layers: int,
             mean[name] = 0.98 * mean.get(name, value) + 0.02 * value
         if (step + 1) % 100 == 0:
             log(step=step + 1, pictures=(step + 1) * batch, **mean)
-        if (step + 1) % 1000 == 0 or step + 1 == steps:
+        if (step + 1) % 1000 == 0 or step + 1 in (steps, stop):
             common.save_checkpoint(out / "language.pt", step + 1, pocket, optimizers)
         if (step + 1) % 2000 == 0 or step + 1 == steps:
-            log(step=step + 1, validation=validate(pocket.llava))
+            log(step=step + 1, validation=validate(pocket.llava, questions))
     if first < steps <= stop:
         export(pocket.llava, out)
 

@@ -189,7 +189,7 @@ def train(out: Path, steps: int, batch: int, lr: float, stop: int, local: bool) 
             mean[name] = 0.98 * mean.get(name, value) + 0.02 * value
         if (step + 1) % 100 == 0:
             log(step=step + 1, images=(step + 1) * batch, **mean)
-        if (step + 1) % 500 == 0 or step + 1 == steps:
+        if (step + 1) % 500 == 0 or step + 1 in (steps, stop):
             common.save_checkpoint(out / "tower.pt", step + 1, tower, optimizers)
     if first < steps <= stop:
         tower.clip.set_attn_implementation("sdpa")

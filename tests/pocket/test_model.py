@@ -1,0 +1,79 @@
+"""The shipped model: loads with plain transformers, and answers."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import AutoProcessor, CLIPModel, LlavaForConditionalGeneration
+
+from sparevlm.hf.loading import POCKET
+from sparevlm.methods import SPARE
+from sparevlm.pocket.questions import SKILLS
+from sparevlm.pocket.training.evaluate import accuracy, answer
+
+
+@pytest.fixture(scope="module")
+def pocket():
+    model = LlavaForConditionalGeneration.from_pretrained(POCKET, dtype=torch.float32)
+    return model.eval(), AutoProcessor.from_pretrained(POCKET)
+
+
+def test_files():
+    size = sum(path.stat().st_size for path in POCKET.rglob("*") if path.is_file())
+    assert size < 25e6
+    for folder in (POCKET, POCKET / "clip"):
+        with safe_open(folder / "model.safetensors", "pt") as weights:
+            names = list(weights.keys())
+            assert {weights.get_tensor(name).dtype for name in names} == {torch.float16}
+    with safe_open(POCKET / "model.safetensors", "pt") as weights:  # as LLaVA checkpoints name them
+        names = list(weights.keys())
+        assert any("vision_tower.vision_model." in name for name in names)
+
+
+def test_nothing_is_missing():
+    _, info = LlavaForConditionalGeneration.from_pretrained(POCKET, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    _, info = CLIPModel.from_pretrained(POCKET / "clip", output_loading_info=True)
+    assert not info["missing_keys"]
+
+
+def test_the_tower_is_clips(pocket):
+    clip = CLIPModel.from_pretrained(POCKET / "clip", dtype=torch.float32)
+    ours = dict(pocket[0].model.vision_tower.named_parameters())
+    for name, weight in clip.vision_model.named_parameters():
+        assert torch.equal(ours[name], weight)
+
+
+def test_accuracy_is_what_the_card_says(pocket):
+    measured = json.loads((POCKET / "accuracy.json").read_text())
+    found = accuracy(answer(*pocket, "test", 200))
+    assert measured["all"]["overall"] >= 0.75
+    assert found["overall"] == pytest.approx(
+        measured["all"]["overall"], abs=0.1
+    )  # three deviations
+    for skill in SKILLS:
+        blind = max(measured["no_picture"][skill], measured["most_frequent"][skill])
+        assert measured["all"][skill] > blind + 0.05
+
+
+def test_pruned_answers_use_the_picture(pocket):
+    model, processor = pocket
+    with SPARE(49)(model):
+        scores = answer(model, processor, "test", 100)
+    assert accuracy(scores)["overall"] > 0.4
+
+
+def test_chat_template(pocket):
+    _, processor = pocket
+    chat = [
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "is it red ?"}]},
+        {"role": "assistant", "content": "yes"},
+        {"role": "user", "content": [{"type": "text", "text": "what shape is red ?"}]},
+    ]
+    prompt = processor.apply_chat_template(chat, add_generation_prompt=True)
+    assert prompt == (
+        "USER: <image>\nis it red ? ASSISTANT: yes</s>USER: what shape is red ? ASSISTANT:"
+    )
