@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import inspect
 import threading
+import weakref
 
 import pytest
 import torch
@@ -139,3 +143,18 @@ def test_threads_do_not_disturb_each_other(used):
             thread.join()
     for ours, theirs in zip(found, expected, strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_a_forgotten_handle_does_not_keep_the_model(tiny):
+    model = copy.deepcopy(tiny.model)
+    SPARE(5, guidance="none").attach(model)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+def test_the_wrapped_generate_has_the_stock_signature(tiny):
+    expected = inspect.signature(tiny.model.generate)
+    with UniformGrid(5)(tiny.model):
+        assert inspect.signature(tiny.model.generate) == expected

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import threading
 import weakref
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,8 @@ from sparevlm.hf.report import ImageReport
 if TYPE_CHECKING:
     from sparevlm.methods.base import PruningMethod
 
-_ATTACHED: weakref.WeakKeyDictionary[Any, Handle] = weakref.WeakKeyDictionary()
+# Methods and not handles: a handle holds its model, which would then never be freed.
+_ATTACHED: weakref.WeakKeyDictionary[Any, PruningMethod] = weakref.WeakKeyDictionary()
 
 
 def attach(
@@ -64,7 +67,7 @@ def attach(
     family = find_family(model)
     if model in _ATTACHED:
         raise ValueError(
-            f"this model is already pruned by {_ATTACHED[model].method}: "
+            f"this model is already pruned by {_ATTACHED[model]}: "
             "detach that first, nested pruning is not possible"
         )
     guidance = None
@@ -98,13 +101,15 @@ class Handle:
         self._had_generate = model.__dict__.get("generate")
         if hasattr(model, "generate"):
             self._stock_generate = model.generate
-            model.generate = self._generate
-        _ATTACHED[model] = self
+            model.generate = self._wrapped_generate()
+        self._attached = True
+        _ATTACHED[model] = method
 
     def detach(self) -> None:
         """Take everything off the model; a second call does nothing."""
-        if _ATTACHED.get(self._model) is not self:
+        if not self._attached:
             return
+        self._attached = False
         del _ATTACHED[self._model]
         for hook in self._hooks:
             hook.remove()
@@ -148,6 +153,13 @@ class Handle:
             remember(getattr(output, "past_key_values", None), memory)
 
     # -- generate
+
+    def _wrapped_generate(self) -> Callable[..., Any]:
+        @functools.wraps(self._stock_generate)
+        def generate(*args: Any, **kwargs: Any) -> Any:
+            return self._generate(*args, **kwargs)
+
+        return generate
 
     @torch.no_grad()
     def _generate(self, *args: Any, **kwargs: Any) -> Any:

@@ -110,6 +110,8 @@ def shrink(
     if ids is None or "mm_encoder_outputs" in kwargs:
         return Shrunk(kwargs)
     mask = kwargs.get("attention_mask")
+    if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
+        return Shrunk(kwargs)  # no pictures, so nothing of ours
     image_token = model.config.image_token_id
     placeholders = ids == image_token
     prefix = cached_prefix(kwargs.get("past_key_values"), ids, mask, image_token, whole=whole)
@@ -126,7 +128,7 @@ def shrink(
         for picture, found in zip(pictures, reductions, strict=True):
             if found is not None:
                 keep[picture.row, picture.columns] = False
-                keep[picture.row, picture.columns[found.indices]] = True
+                keep[picture.row, picture.columns[found.indices.to(keep.device)]] = True
         kwargs = {name: value for name, value in kwargs.items() if name not in encoded.used}
         features = [picture.features for picture in pictures]
         if any(found is not None for found in reductions):

@@ -15,6 +15,8 @@ from sparevlm.tokens import Reduction, VisualTokens
 class ImageReport:
     """One picture (or one group of pictures that share a budget).
 
+    It holds the picture's features until `residual` was asked for.
+
     Attributes
     ----------
     before, after : int

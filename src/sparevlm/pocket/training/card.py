@@ -85,7 +85,7 @@ def plot_curves(tower: list[dict], language: list[dict], path: Path) -> None:
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, sharey=True)
     for name in ("kind", "color", "size", "retrieval"):
-        left.plot([t["images"] for t in tower], [t[name] for t in tower], label=name)
+        left.plot([t["pictures"] for t in tower], [t[name] for t in tower], label=name)
     left.set(title="1: vision tower, training batches", xlabel="pictures", ylabel="share right")
     steps = [t for t in language if "right" in t]
     right.plot(
@@ -139,7 +139,7 @@ def write_card(run: Path, count: int, machine: str) -> None:
         validation_seed=f"{SEEDS['validation']:.0e}",
         test_seed=f"{SEEDS['test']:.0e}",
         tower_steps=tower[-1]["step"],
-        tower_images=tower[-1]["images"],
+        tower_images=tower[-1]["pictures"],
         language_steps=steps[-1]["step"],
         pictures=steps[-1]["pictures"],
         machine=machine,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +154,45 @@ def loader(make, first: int, last: int, workers: int = 1) -> torch.utils.data.Da
     return torch.utils.data.DataLoader(
         Batches(make, first, last), batch_size=None, num_workers=workers, prefetch_factor=8
     )
+
+
+def fit(
+    module: nn.Module,
+    out: Path,
+    name: str,
+    make: Callable[[int], dict[str, torch.Tensor]],
+    *,
+    steps: int,
+    batch: int,
+    lr: float,
+    stop: int,
+    every: int,
+    checked: Callable[[int, Log], None] = lambda step, log: None,
+) -> bool:
+    """Train `module(batch) -> (loss, report)`, going on from `name`.pt where there is one.
+
+    Writes a checkpoint and calls `checked(step, log)` every `every` steps and at the end; logs to
+    `name`.jsonl. Returns whether this call did the last of `steps`; `stop` ends it earlier.
+    """
+    optimizers = make_optimizers(module, lr)
+    base = [group["lr"] for o in optimizers for group in o.param_groups]
+    log = Log(out / f"{name}.jsonl")
+    first = load_checkpoint(out / f"{name}.pt", module, optimizers)
+    mean: dict[str, float] = {}
+    for step, data in enumerate(loader(make, first, min(steps, stop)), first):
+        set_learning_rate(optimizers, base, (step + 1) / steps)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss, report = module(data)
+        loss.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        for what, value in report.items():
+            mean[what] = 0.98 * mean.get(what, value) + 0.02 * value
+        if (step + 1) % 100 == 0:
+            log(step=step + 1, pictures=(step + 1) * batch, **mean)
+        if (step + 1) % every == 0 or step + 1 in (steps, stop):
+            save_checkpoint(out / f"{name}.pt", step + 1, module, optimizers)
+            checked(step + 1, log)
+    return first < steps <= stop

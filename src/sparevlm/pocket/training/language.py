@@ -191,30 +191,13 @@ def train(
 ) -> None:
     torch.manual_seed(0)
     pocket = Pocket(CLIPModel.from_pretrained(out / "clip"), width, layers)
-    optimizers = common.make_optimizers(pocket, lr)
-    base = [group["lr"] for o in optimizers for group in o.param_groups]
-    log = common.Log(out / "language.jsonl")
-    first = common.load_checkpoint(out / "language.pt", pocket, optimizers)
-    batches = common.loader(make_batches("train", batch), first, min(steps, stop))
-    mean: dict[str, float] = {}
-    for step, data in enumerate(batches, first):
-        common.set_learning_rate(optimizers, base, (step + 1) / steps)
-        with torch.autocast("cpu", torch.bfloat16):
-            loss, report = pocket(data)
-        loss.backward()
-        nn.utils.clip_grad_norm_(pocket.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        for name, value in report.items():
-            mean[name] = 0.98 * mean.get(name, value) + 0.02 * value
-        if (step + 1) % 100 == 0:
-            log(step=step + 1, pictures=(step + 1) * batch, **mean)
-        if (step + 1) % 1000 == 0 or step + 1 in (steps, stop):
-            common.save_checkpoint(out / "language.pt", step + 1, pocket, optimizers)
-        if (step + 1) % 2000 == 0 or step + 1 == steps:
-            log(step=step + 1, validation=validate(pocket.llava, questions))
-    if first < steps <= stop:
+    make = make_batches("train", batch)
+    options = {"steps": steps, "batch": batch, "lr": lr, "stop": stop, "every": 1000}
+
+    def checked(step: int, log: common.Log) -> None:
+        log(step=step, validation=validate(pocket.llava, questions))
+
+    if common.fit(pocket, out, "language", make, **options, checked=checked):
         export(pocket.llava, out)
 
 

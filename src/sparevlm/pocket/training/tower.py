@@ -170,28 +170,9 @@ def train(out: Path, steps: int, batch: int, lr: float, stop: int, local: bool) 
     torch.manual_seed(0)
     out.mkdir(parents=True, exist_ok=True)
     tower = Tower(clip_config(width=128), local=local)
-    optimizers = common.make_optimizers(tower, lr)
-    base = [group["lr"] for o in optimizers for group in o.param_groups]
-    log = common.Log(out / "tower.jsonl")
-    first = common.load_checkpoint(out / "tower.pt", tower, optimizers)
-    batches = common.loader(make_batches("train", batch), first, min(steps, stop))
-    mean: dict[str, float] = {}
-    for step, data in enumerate(batches, first):
-        common.set_learning_rate(optimizers, base, (step + 1) / steps)
-        with torch.autocast("cpu", torch.bfloat16):
-            loss, report = tower(data)
-        loss.backward()
-        nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        for name, value in {"loss": float(loss.detach()), **report}.items():
-            mean[name] = 0.98 * mean.get(name, value) + 0.02 * value
-        if (step + 1) % 100 == 0:
-            log(step=step + 1, images=(step + 1) * batch, **mean)
-        if (step + 1) % 500 == 0 or step + 1 in (steps, stop):
-            common.save_checkpoint(out / "tower.pt", step + 1, tower, optimizers)
-    if first < steps <= stop:
+    make = make_batches("train", batch)
+    options = {"steps": steps, "batch": batch, "lr": lr, "stop": stop, "every": 500}
+    if common.fit(tower, out, "tower", make, **options):
         tower.clip.set_attn_implementation("sdpa")
         tower.clip.save_pretrained(out / "clip")
         make_tokenizer(clip=True).save_pretrained(out / "clip")

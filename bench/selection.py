@@ -1,0 +1,146 @@
+"""Time and memory of select(X, k) against the product X @ X.T alone, fp32, on one core.
+
+    python bench/selection.py [--json]
+
+The two are timed in turn, so that what else the machine does disturbs both alike; medians are
+compared. Memory is what tensors hold at once besides the features, as seen between operations;
+buffers that the matrix library keeps for itself are not in it.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from sparevlm.selection import select
+from sparevlm.selection.products import prefer_gram
+
+# tokens, features, kept, and how many times the product the selection may take
+SHAPES = [
+    (576, 4096, 64, 1.3),  # LLaVA-1.5
+    (2880, 4096, 160, 0.9),  # LLaVA-NeXT
+    (196, 256, 12, None),  # the pocket model
+]
+PAIRS = 9
+
+
+@dataclass
+class Row:
+    """Medians over pairs; `low` and `high` are the least and largest ratio of a pair."""
+
+    n: int
+    d: int
+    k: int
+    product_ms: float
+    select_ms: float
+    ratio: float
+    low: float
+    high: float
+    target: float | None
+    met: bool | None
+    memory_mb: float
+    products: str
+
+
+class LiveBytes(TorchDispatchMode):
+    """Largest number of bytes alive at once in tensors made under it."""
+
+    def __init__(self, *inputs: Tensor) -> None:
+        super().__init__()
+        self.peak = 0
+        self._inputs = {tensor.untyped_storage()._cdata for tensor in inputs}
+        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        for key in [key for key, (ref, _) in self._alive.items() if ref.expired()]:
+            del self._alive[key]
+        for tensor in tree_leaves(found):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self._inputs:
+                    self._alive[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        self.peak = max(self.peak, sum(size for _, size in self._alive.values()))
+        return found
+
+
+def milliseconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return (time.perf_counter() - start) * 1e3
+
+
+def measure(n: int, d: int, k: int, target: float | None) -> Row:
+    x = torch.randn(n, d, generator=torch.Generator().manual_seed(0))
+
+    def product() -> Tensor:
+        return x @ x.T
+
+    def selection() -> object:
+        return select(x, k)
+
+    product(), selection()  # warm-up
+    pairs = [(milliseconds(product), milliseconds(selection)) for _ in range(PAIRS)]
+    with LiveBytes(x) as live:
+        selection()
+    product_ms = statistics.median(first for first, _ in pairs)
+    select_ms = statistics.median(second for _, second in pairs)
+    ratio = select_ms / product_ms
+    ratios = [second / first for first, second in pairs]
+    return Row(
+        n=n,
+        d=d,
+        k=k,
+        product_ms=product_ms,
+        select_ms=select_ms,
+        ratio=ratio,
+        low=min(ratios),
+        high=max(ratios),
+        target=target,
+        met=None if target is None else ratio <= target,
+        memory_mb=live.peak / 1e6,
+        products="Gram" if prefer_gram(n, d, k, x.dtype, x.device) else "columns",
+    )
+
+
+def table(rows: list[Row]) -> str:
+    lines = [
+        "tokens x features, kept   product ms  select ms  ratio  (min .. max)   target"
+        "           extra MB"
+    ]
+    for row in rows:
+        shape = f"{row.n} x {row.d}, {row.k}"
+        spread = f"({row.low:.2f} .. {row.high:.2f})"
+        target = "none"
+        if row.target is not None:
+            target = f"<= {row.target} {'met' if row.met else 'NOT MET'}"
+        lines.append(
+            f"{shape:<25} {row.product_ms:>10.2f} {row.select_ms:>10.2f} {row.ratio:>6.2f}  "
+            f"{spread:<14} {target:<14} {row.memory_mb:>10.2f}  {row.products}"
+        )
+    lines.append("Extra memory is of the order N k with columns, N (N + k) with the Gram matrix.")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON list instead of a table"
+    )
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = [measure(*shape) for shape in SHAPES]
+    print(json.dumps([asdict(row) for row in rows], indent=2) if asked.json else table(rows))
+
+
+if __name__ == "__main__":
+    main()
