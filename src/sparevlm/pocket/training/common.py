@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -156,25 +157,32 @@ def loader(make, first: int, last: int, workers: int = 1) -> torch.utils.data.Da
     )
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How long to train: `steps` in all, checkpoints `every` so many; `stop` ends a run earlier."""
+
+    steps: int
+    batch: int
+    lr: float
+    stop: int
+    every: int
+
+
 def fit(
     module: nn.Module,
     out: Path,
     name: str,
     make: Callable[[int], dict[str, torch.Tensor]],
-    *,
-    steps: int,
-    batch: int,
-    lr: float,
-    stop: int,
-    every: int,
+    plan: Plan,
     checked: Callable[[int, Log], None] = lambda step, log: None,
 ) -> bool:
     """Train `module(batch) -> (loss, report)`, going on from `name`.pt where there is one.
 
-    Writes a checkpoint and calls `checked(step, log)` every `every` steps and at the end; logs to
-    `name`.jsonl. Returns whether this call did the last of `steps`; `stop` ends it earlier.
+    Writes a checkpoint and calls `checked(step, log)` now and then and at the end; logs to
+    `name`.jsonl. Returns whether this call did the last step of the plan.
     """
-    optimizers = make_optimizers(module, lr)
+    steps, stop = plan.steps, plan.stop
+    optimizers = make_optimizers(module, plan.lr)
     base = [group["lr"] for o in optimizers for group in o.param_groups]
     log = Log(out / f"{name}.jsonl")
     first = load_checkpoint(out / f"{name}.pt", module, optimizers)
@@ -191,8 +199,8 @@ def fit(
         for what, value in report.items():
             mean[what] = 0.98 * mean.get(what, value) + 0.02 * value
         if (step + 1) % 100 == 0:
-            log(step=step + 1, pictures=(step + 1) * batch, **mean)
-        if (step + 1) % every == 0 or step + 1 in (steps, stop):
+            log(step=step + 1, pictures=(step + 1) * plan.batch, **mean)
+        if (step + 1) % plan.every == 0 or step + 1 in (steps, stop):
             save_checkpoint(out / f"{name}.pt", step + 1, module, optimizers)
             checked(step + 1, log)
     return first < steps <= stop

@@ -192,12 +192,12 @@ def train(
     torch.manual_seed(0)
     pocket = Pocket(CLIPModel.from_pretrained(out / "clip"), width, layers)
     make = make_batches("train", batch)
-    options = {"steps": steps, "batch": batch, "lr": lr, "stop": stop, "every": 1000}
+    plan = common.Plan(steps=steps, batch=batch, lr=lr, stop=stop, every=1000)
 
     def checked(step: int, log: common.Log) -> None:
         log(step=step, validation=validate(pocket.llava, questions))
 
-    if common.fit(pocket, out, "language", make, **options, checked=checked):
+    if common.fit(pocket, out, "language", make, plan, checked):
         export(pocket.llava, out)
 
 

@@ -141,7 +141,8 @@ class Tower(nn.Module):
         contrast = F.cross_entropy(similarity, target) + F.cross_entropy(similarity.T, target)
         losses.append(0.25 * contrast)
         report["retrieval"] = float((similarity.argmax(-1) == target).float().mean())
-        return torch.stack(losses).sum(), report
+        total = torch.stack(losses).sum()
+        return total, report | {"loss": float(total.detach())}
 
 
 def make_batches(split: str, size: int):
@@ -171,8 +172,8 @@ def train(out: Path, steps: int, batch: int, lr: float, stop: int, local: bool) 
     out.mkdir(parents=True, exist_ok=True)
     tower = Tower(clip_config(width=128), local=local)
     make = make_batches("train", batch)
-    options = {"steps": steps, "batch": batch, "lr": lr, "stop": stop, "every": 500}
-    if common.fit(tower, out, "tower", make, **options):
+    plan = common.Plan(steps=steps, batch=batch, lr=lr, stop=stop, every=500)
+    if common.fit(tower, out, "tower", make, plan):
         tower.clip.set_attn_implementation("sdpa")
         tower.clip.save_pretrained(out / "clip")
         make_tokenizer(clip=True).save_pretrained(out / "clip")
