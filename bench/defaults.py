@@ -56,12 +56,27 @@ def interval(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, float]
     return float((ours - theirs).mean()), float(found.low), float(found.high)
 
 
+def table(plain: dict[str, float], result: dict[str, dict]) -> str:
+    """A Markdown table: accuracy in percent by skill, and the difference from the reference."""
+    head = ["tokens kept by", "all", "difference [95 %]", *SKILLS]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for name, found in {"all 196": plain | {"difference": None}, **result}.items():
+        cells = [f"{100 * found[skill]:.0f}" for skill in SKILLS]
+        change = ""
+        if found["difference"] is not None:
+            mean, low, high = (100 * value for value in found["difference"])
+            change = f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+        lines.append(f"| {name} | {100 * found['overall']:.1f} | {change} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--split", choices=("validation", "test"), default="validation")
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--keep", default="12,24,49", help="tokens kept, comma separated")
     parser.add_argument("--only", default="", help="settings whose name holds this, and references")
+    parser.add_argument("--markdown", type=Path, help="write a table here")
     parser.add_argument("--json", type=Path, help="write everything here")
     options = parser.parse_args()
     keeps = [int(k) for k in options.keep.split(",")]
@@ -91,6 +106,9 @@ def main() -> None:
             f"{difference[0]:+.3f} [{difference[1]:+.3f}, {difference[2]:+.3f}]",
             flush=True,
         )
+    if options.markdown:
+        options.markdown.parent.mkdir(parents=True, exist_ok=True)
+        options.markdown.write_text(table(plain, result))
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         told = {

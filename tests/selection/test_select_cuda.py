@@ -50,6 +50,12 @@ def test_tol_needs_no_more_tokens_than_on_the_cpu() -> None:
     assert torch.equal(here.order, there.order.cpu())
 
 
+def test_shortened_tensors_hold_no_more_than_they_show() -> None:
+    found = select(gaussian(200, 20, seed=9).cuda(), 200, tol=0.5)
+    assert found.order.untyped_storage().nbytes() == 8 * len(found.order)
+    assert found.residual.untyped_storage().nbytes() == 8 * len(found.residual)
+
+
 def test_tf32_has_no_effect() -> None:
     x = gaussian(400, 512, seed=7, dtype=torch.float32).cuda()
     plain = select(x, 200)

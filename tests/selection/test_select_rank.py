@@ -47,6 +47,13 @@ def test_zero_matrix(dtype: torch.dtype) -> None:
 
 
 @both
+def test_many_zero_rows_come_by_index(dtype: torch.dtype) -> None:
+    x = torch.zeros(3000, 2, dtype=dtype)
+    x[1700, 0] = 1
+    assert select(x, 400).order.tolist() == [1700, *range(399)]
+
+
+@both
 def test_zero_rows_come_last(dtype: torch.dtype) -> None:
     x = gaussian(8, 8, seed=2, dtype=dtype)
     x[[0, 3, 6]] = 0

@@ -24,7 +24,7 @@ class Family:
     hub : tuple of str
         Checkpoints to use.
     positions : "compact" or "original"
-        What positions="auto" means, as measured (docs/positions.md).
+        What positions="auto" means, as measured (docs/defaults.md).
     question : str
         Regular expression of the template's role marks; the last piece between them is the
         question.

@@ -104,9 +104,7 @@ def _error(image: Tensor, kept: Tensor, weights: Tensor | None, name: str) -> Te
     if len(sizes):
         eps = torch.finfo(torch.float64).eps
         directions = directions[sizes > eps * max(basis.shape) * sizes[0]]
-    rest = rows
-    for _ in range(2):  # the second pass removes what rounding left of the first
-        rest = rest - (rest @ directions.T) @ directions
+    rest = rows - (rows @ directions.T) @ directions
     if weights is not None:
         w = scaled_weights(weights, norms)[:, None]
         rows, rest = rows * w, rest * w
