@@ -89,6 +89,13 @@ def test_large_weights_on_tiny_rows(dtype: torch.dtype) -> None:
     assert found.residual[6] < 0.9
 
 
+def test_weight_on_the_smallest_number_alone() -> None:
+    x = torch.tensor([[5e-324, 0], [1, 0]], dtype=torch.float64)
+    found = select(x, 2, weights=torch.tensor([1, 0]))
+    assert found.order.tolist() == [0, 1]
+    assert found.residual.tolist() == [1, 0, 0]
+
+
 def test_weights_finer_than_fp32_still_order_the_rest() -> None:
     w = torch.tensor([1, 1e-50, 1e-48, 1e-49, 1e-47, 0.5], dtype=torch.float64)
     assert select(torch.eye(6), 6, weights=w).order.tolist() == [0, 5, 4, 2, 3, 1]

@@ -33,9 +33,11 @@ def test_residual_at_the_count() -> None:
 
 
 def test_residual_equal_to_it_is_enough() -> None:
-    found = select(torch.eye(4), 4, tol=0.5)
-    assert found.residual.tolist() == [1, 0.75, 0.5]
-    assert found.count == 2
+    half = torch.eye(4)
+    half[2:] = 0
+    found = select(torch.stack((half, torch.eye(4))), 4, tol=0.5)
+    assert found.residual.tolist() == [[1, 0.5, 0], [1, 0.75, 0.5]]
+    assert found.count.tolist() == [1, 2]
 
 
 def test_zero_does_not_stop() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPModel, LlavaForConditionalGeneration
@@ -206,6 +207,7 @@ def export(model: LlavaForConditionalGeneration, out: Path) -> None:
     folder = out / "pocket"
     model.set_attn_implementation("sdpa")
     model.half().save_pretrained(folder)
+    classic_names(folder / "model.safetensors")
     make_processor().save_pretrained(folder)
     CLIPModel.from_pretrained(out / "clip").half().save_pretrained(folder / "clip")
     for name in (
@@ -216,6 +218,16 @@ def export(model: LlavaForConditionalGeneration, out: Path) -> None:
     ):
         if (out / "clip" / name).exists():
             shutil.copy(out / "clip" / name, folder / "clip" / name)
+
+
+def classic_names(path: Path) -> None:
+    """Name the tower's weights as LLaVA checkpoints do; vLLM expects that."""
+    old, new = "vision_tower.", "vision_tower.vision_model."
+    weights = {
+        name if name.startswith(new) else name.replace(old, new, 1): value
+        for name, value in load_file(path).items()
+    }
+    save_file(weights, path, metadata={"format": "pt"})
 
 
 def main() -> None:
