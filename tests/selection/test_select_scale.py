@@ -89,8 +89,8 @@ def test_large_weights_on_tiny_rows(dtype: torch.dtype) -> None:
     assert found.residual[6] < 0.9
 
 
-def test_weight_on_the_smallest_number_alone() -> None:
-    x = torch.tensor([[5e-324, 0], [1, 0]], dtype=torch.float64)
+def test_weight_on_a_subnormal_row_alone() -> None:
+    x = torch.tensor([[1e-320, 0], [1, 0]], dtype=torch.float64)
     found = select(x, 2, weights=torch.tensor([1, 0]))
     assert found.order.tolist() == [0, 1]
     assert found.residual.tolist() == [1, 0, 0]

@@ -39,8 +39,7 @@ nothing but these scenes and the {words} words of its vocabulary: it is no gener
 ## Training
 
 Everything is drawn by `sparevlm.pocket.scenes` from a seed. Scenes of training, validation and test
-come from disjoint ranges of {seed_range} seeds that begin at {train_seed}, {validation_seed} and
-{test_seed}. Nothing was chosen by looking at test questions.
+come from disjoint ranges of seeds: {seeds}. Nothing was chosen by looking at test questions.
 
 1. `python -m sparevlm.pocket.training.tower --steps {tower_steps}`: {tower_images:,} pictures;
    image-caption contrast, and kind, colour, size and place of the object under every patch.
@@ -48,15 +47,16 @@ come from disjoint ranges of {seed_range} seeds that begin at {train_seed}, {val
    about eighteen questions each; the tower stays frozen. Always with all tokens: the model never saw
    a pruned prompt.
 
-Weights start from seed 0. Run on {machine}, {minutes} minutes in all; logs lie beside this card.
+Weights start from seed 0. Run on {machine}, {minutes} minutes in all; logs
+lie beside this card.{note}
 
 ![curves](curves.png)
 
 ## Accuracy
 
-`python -m sparevlm.pocket.training.card`: the first {count} test questions, greedy answers that are
-right word for word, float32, {machine}. "No picture": the question alone. "Most frequent": always
-the commonest answer of the skill.
+`python -m sparevlm.pocket.training.card`, on {machine}: the first {count} test
+questions, greedy answers that are right word for word, float32. "No picture": the question alone.
+"Most frequent": always the commonest answer of the skill.
 
 | skill | all {tokens} tokens | no picture | most frequent |
 |---|---|---|---|
@@ -105,7 +105,7 @@ def plot_curves(tower: list[dict], language: list[dict], path: Path) -> None:
     figure.savefig(path, dpi=90)
 
 
-def write_card(run: Path, count: int, machine: str) -> None:
+def write_card(run: Path, count: int, machine: str, note: str) -> None:
     from transformers import AutoProcessor, LlavaForConditionalGeneration
 
     folder = run / "pocket"
@@ -134,15 +134,13 @@ def write_card(run: Path, count: int, machine: str) -> None:
         width=text.hidden_size,
         layers=text.num_hidden_layers,
         heads=text.num_attention_heads,
-        seed_range=f"{SEEDS['validation']:.0e}",
-        train_seed=SEEDS["train"],
-        validation_seed=f"{SEEDS['validation']:.0e}",
-        test_seed=f"{SEEDS['test']:.0e}",
+        seeds=", ".join(f"{split} from {first:,}" for split, first in SEEDS.items()),
         tower_steps=tower[-1]["step"],
         tower_images=tower[-1]["pictures"],
         language_steps=steps[-1]["step"],
         pictures=steps[-1]["pictures"],
         machine=machine,
+        note=f" {note}" if note else "",
         minutes=round((duration(tower) + duration(language)) / 60),
         count=count,
         rows="\n".join(rows),
@@ -163,8 +161,9 @@ def main() -> None:
     parser.add_argument(
         "--machine", default=f"{torch.get_num_threads()} cores, {platform.machine()}"
     )
+    parser.add_argument("--note", default="", help="a sentence about this run")
     options = parser.parse_args()
-    write_card(options.out, options.count, options.machine)
+    write_card(options.out, options.count, options.machine, options.note)
 
 
 if __name__ == "__main__":
