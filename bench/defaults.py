@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -29,10 +30,10 @@ def settings(keeps: list[int]) -> dict[str, tuple]:
     """Name -> (methods whose answers are pooled, options of attach, name of the reference)."""
     found = {}
     for k in keeps:
-        for positions in ("compact", "original"):
+        for positions in ("original", "compact"):
             how = {"positions": positions}
             base = f"spare, no guidance, {positions}, {k}"
-            first = f"spare, no guidance, compact, {k}"
+            first = f"spare, no guidance, original, {k}"
             found[base] = ([SPARE(k, guidance="none", **how)], {}, first)
             found[f"uniform, {positions}, {k}"] = ([UniformGrid(k, **how)], {}, first)
             drawn = [RandomTokens(k, seed=seed, **how) for seed in SEEDS]
@@ -40,7 +41,7 @@ def settings(keeps: list[int]) -> dict[str, tuple]:
         for relevance in ("clip", "llm"):
             for guidance in ("anti", "normal"):
                 for strength in (0.25, 0.5, 1.0):
-                    method = SPARE(k, guidance=guidance, strength=strength, positions="compact")
+                    method = SPARE(k, guidance=guidance, strength=strength, positions="original")
                     name = f"spare, {guidance} {strength}, {relevance}, {k}"
                     found[name] = ([method], {"relevance": relevance}, first)
     return found
@@ -75,7 +76,7 @@ def main() -> None:
     parser.add_argument("--split", choices=("validation", "test"), default="validation")
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--keep", default="12,24,49", help="tokens kept, comma separated")
-    parser.add_argument("--only", default="", help="settings whose name holds this, and references")
+    parser.add_argument("--only", default="", help="settings that match this, and references")
     parser.add_argument("--markdown", type=Path, help="write a table here")
     parser.add_argument("--json", type=Path, help="write everything here")
     options = parser.parse_args()
@@ -84,7 +85,7 @@ def main() -> None:
     chosen = {
         name: what
         for name, what in settings(keeps).items()
-        if options.only in name or name == what[2]
+        if re.search(options.only, name) or name == what[2]
     }
     right, result = {}, {}
     plain = accuracy(answer(model, processor, options.split, options.count))

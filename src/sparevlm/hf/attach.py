@@ -17,7 +17,7 @@ from torch import Tensor
 from sparevlm.hf.families import find_family
 from sparevlm.hf.guidance import make_guidance
 from sparevlm.hf.memory import Memory, cached_tokens, remember
-from sparevlm.hf.prune import Shrunk, shrink
+from sparevlm.hf.prune import Shrunk, shrink, uses_cache
 from sparevlm.hf.report import ImageReport
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ class Handle:
     def _pruned(self, shrunk: Shrunk, memory: Memory, ids: Tensor) -> Any:
         kwargs = shrunk.kwargs
         config = kwargs.get("generation_config") or self._model.generation_config
-        if memory.original and kwargs.get("use_cache", config.use_cache) is False:
+        if memory.original and not uses_cache(self._model, kwargs):
             raise ValueError(
                 "original positions need the cache: remove use_cache=False or use "
                 'positions="compact"'

@@ -46,7 +46,7 @@ LLAVA = Family(
     model_type="llava",
     classes=("LlavaForConditionalGeneration", "LlavaModel"),
     hub=("llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-13b-hf"),
-    positions="compact",
+    positions="original",
 )
 
 FAMILIES: dict[str, Family] = {family.model_type: family for family in (LLAVA,)}

@@ -144,12 +144,20 @@ def shrink(
     begun = prefix is not None and bool(prefix.dropped.any())
     if bool(keep.all()) and not begun:
         return Shrunk(kwargs, report)
-    wanted = family.positions if method.positions == "auto" else method.positions
+    wanted: str = method.positions
+    if wanted == "auto":  # `generate` can keep original positions with a cache only
+        wanted = "compact" if whole and not uses_cache(model, kwargs) else family.positions
     original = prefix.original if prefix is not None and begun else wanted == "original"
     kwargs, memory = shorten(
         kwargs, keep, prefix, original=original, side=side, pad=_pad_id(model, image_token)
     )
     return Shrunk(kwargs, report, memory)
+
+
+def uses_cache(model: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether a `generate` call with these arguments caches keys and values."""
+    config = kwargs.get("generation_config") or model.generation_config
+    return kwargs.get("use_cache", config.use_cache) is not False
 
 
 def _check(kwargs: dict[str, Any], pictures_given: bool) -> None:

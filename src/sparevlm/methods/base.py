@@ -41,7 +41,8 @@ class PruningMethod(ABC):
         What one budget covers. "prompt" shares it over all images of a prompt.
     positions : "auto", "compact" or "original"
         Position ids of what is left: renumbered, or those of the full prompt. "auto" takes the one
-        measured to be better for the model family.
+        measured to be better for the model family ("compact" in `generate` without a cache, which
+        cannot keep the others).
 
     Raises
     ------
