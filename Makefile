@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 
 IMAGE ?= examples/scene.png
-QUESTION ?= is the red star left of the blue circle ?
+QUESTION ?= what is nearest to the white star ?
 KEEP ?= 12
 JOBS ?= 2
 OLDEST ?= 5.18.0

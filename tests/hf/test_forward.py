@@ -8,7 +8,7 @@ import torch
 from sparevlm.methods import SPARE, UniformGrid
 from tests.hf.conftest import ONE, SHORT, TEXT, TWO
 
-METHOD = SPARE(10, guidance="none")
+METHOD = SPARE(10, guidance="none", positions="compact")
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -9,11 +9,12 @@ import torch
 from transformers import GenerationConfig, set_seed
 from transformers.generation.streamers import BaseStreamer
 
+from sparevlm.hf import FAMILIES
 from sparevlm.methods import SPARE, UniformGrid
 from tests.hf.conftest import ONE, SHORT, TEXT, TWO
 from tests.hf.reference import embed_row, features_of, greedy
 
-METHOD = SPARE(10, guidance="none")
+METHOD = SPARE(10, guidance="none", positions="compact")
 
 
 def answers(inputs, sequences):
@@ -173,7 +174,7 @@ def test_ragged_budgets(setup, side):
     from sparevlm.tokens import Residual
 
     inputs = setup.inputs(ONE, SHORT, side=side)
-    with SPARE(Residual(0.1), guidance="none")(setup.model) as handle:
+    with SPARE(Residual(0.1), guidance="none", positions="compact")(setup.model) as handle:
         out = answers(inputs, setup.model.generate(**inputs, max_new_tokens=5, do_sample=False))
     first, second = handle.report
     assert first.after != second.after  # or the test shows nothing
@@ -206,3 +207,17 @@ def test_joint_budget_of_a_prompt(setup):
     with UniformGrid(14, per="prompt")(setup.model) as handle:
         setup.model.generate(**inputs, max_new_tokens=1)
     assert [(one.before, one.after) for one in handle.report] == [(392, 14), (196, 14)]
+
+
+def test_auto_is_what_was_measured_for_the_family(setup):
+    inputs, family = setup.inputs(ONE), FAMILIES["llava"].positions
+    found = {}
+    with torch.no_grad():
+        for positions in ("auto", "compact", "original"):
+            with SPARE(10, guidance="none", positions=positions)(setup.model):
+                found[positions] = setup.model(**inputs).logits
+    assert torch.equal(found["auto"], found[family])
+    with SPARE(10, guidance="none")(setup.model):  # original positions need a cache
+        without = setup.model.generate(**inputs, use_cache=False, max_new_tokens=3)
+    with METHOD(setup.model):
+        assert torch.equal(setup.model.generate(**inputs, max_new_tokens=3), without)

@@ -41,7 +41,7 @@ class SPARE(PruningMethod):
     bounds_error: ClassVar[bool] = True
 
     guidance: Guidance = "anti"
-    strength: float = 0.5
+    strength: float = 0.25
 
     def __post_init__(self) -> None:
         super().__post_init__()
