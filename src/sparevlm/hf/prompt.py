@@ -75,15 +75,13 @@ def shorten(
     elif given is not None:
         positions = kept.take(base - before[:, None] - (gone.cumsum(1) - gone), 0)
 
-    all_ids, all_kept = ids, new_ids
+    all_ids, all_kept, all_positions = ids, new_ids, positions
     if prefix is not None:
         if prefix.columns:
             out["input_ids"] = torch.cat([prefix.kept, new_ids], 1)
         if positions is not None and prefix.positions is not None:
-            joined = torch.cat([prefix.positions, positions], 1)
-            positions = joined if prefix.columns else positions
-        elif positions is not None:
-            joined = positions
+            all_positions = torch.cat([prefix.positions, positions], 1)
+            positions = all_positions if prefix.columns else positions
         if new_mask is not None or prefix.mask is not None:
             held = torch.ones_like(prefix.kept) if prefix.mask is None else prefix.mask
             tail = torch.ones_like(new_ids) if new_mask is None else new_mask
@@ -101,7 +99,7 @@ def shorten(
         ids=all_ids,
         kept_ids=all_kept,
         kept_mask=new_mask,
-        kept_positions=(positions if prefix is None else joined) if original else None,
+        kept_positions=all_positions if original else None,
         dropped=before + gone.sum(1),
         next_position=base.max(1).values + 1,
         original=original,
