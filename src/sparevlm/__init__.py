@@ -10,6 +10,11 @@ if TYPE_CHECKING:
     from sparevlm.hf import Handle, attach, load, prune_inputs
     from sparevlm.methods import (
         SPARE,
+        CDPruner,
+        DivPrune,
+        GreedyCSS,
+        KCenter,
+        LargestNorm,
         PruningMethod,
         RandomTokens,
         UniformGrid,
@@ -48,7 +53,12 @@ _HOME = {
 
 __all__ = [
     "SPARE",
+    "CDPruner",
+    "DivPrune",
+    "GreedyCSS",
     "Handle",
+    "KCenter",
+    "LargestNorm",
     "PruningMethod",
     "Query",
     "RandomTokens",

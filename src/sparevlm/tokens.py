@@ -141,6 +141,10 @@ class VisualTokens:
     def __len__(self) -> int:
         return len(self.features)
 
+    def candidate_features(self) -> Tensor:
+        """Rows [n, D] of the tokens that may be kept."""
+        return self.features if self.candidates is None else self.features[self.candidates]
+
     def candidate_indices(self) -> Tensor:
         """Indices [n] of the tokens that may be kept, ascending, int64."""
         if self.candidates is None:

@@ -4,6 +4,11 @@ import importlib
 import pkgutil
 
 from sparevlm.methods.base import PruningMethod, get_method, list_methods, method_class
+from sparevlm.methods.cdpruner import CDPruner
+from sparevlm.methods.divprune import DivPrune
+from sparevlm.methods.greedy_css import GreedyCSS
+from sparevlm.methods.k_center import KCenter
+from sparevlm.methods.largest_norm import LargestNorm
 from sparevlm.methods.random_tokens import RandomTokens
 from sparevlm.methods.spare import SPARE
 from sparevlm.methods.uniform_grid import UniformGrid
@@ -13,6 +18,11 @@ for _module in pkgutil.iter_modules(__path__):
 
 __all__ = [
     "SPARE",
+    "CDPruner",
+    "DivPrune",
+    "GreedyCSS",
+    "KCenter",
+    "LargestNorm",
     "PruningMethod",
     "RandomTokens",
     "UniformGrid",

@@ -1,8 +1,18 @@
 """Choosing tokens that span the others: tensor algorithms that know no model, image or text."""
 
 from .greedy_css import greedy_css
+from .max_min import cosine_distances, euclidean_distances, max_min
 from .pivoting import select
 from .reconstruction import reconstruction_error, svd_bound
 from .result import Selection
 
-__all__ = ["Selection", "greedy_css", "reconstruction_error", "select", "svd_bound"]
+__all__ = [
+    "Selection",
+    "cosine_distances",
+    "euclidean_distances",
+    "greedy_css",
+    "max_min",
+    "reconstruction_error",
+    "select",
+    "svd_bound",
+]

@@ -1,0 +1,45 @@
+"""CDPruner: a determinantal point process conditioned on the question."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from sparevlm.methods.base import PruningMethod
+from sparevlm.selection import select
+from sparevlm.tokens import Reduction, VisualTokens
+
+
+@dataclass(frozen=True)
+class CDPruner(PruningMethod):
+    """Conditional diversity maximisation (arXiv 2506.10967, NeurIPS 2025).
+
+    Greedy MAP of the DPP with kernel diag(r) S diag(r): S_ij = cos(x_i, x_j) of the features, and r
+    the negated similarity of token and question, r_i = -cos(patch_i, text), averaged over the
+    segments of the text and scaled to (r - min + 1e-6) / (max - min) within the picture. (The published code
+    takes minimum and maximum over the whole batch.) Without a question r = 1.
+
+    Greedy MAP is pivoted selection of the rows r_i x_i / |x_i|, so SPARE's core computes it.
+    """
+
+    name: ClassVar[str] = "cdpruner"
+    paper: ClassVar[str] = "arXiv 2506.10967"
+    needs: ClassVar[frozenset[str]] = frozenset({"query"})
+
+    def reduce(self, tokens: VisualTokens) -> Reduction:
+        """See `PruningMethod.reduce`."""
+        features = tokens.candidate_features()
+        candidates = tokens.candidate_indices()
+        rows = features if features.dtype == torch.float64 else features.float()
+        unit = rows / rows.norm(dim=1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny)
+        scores = weights = None
+        if tokens.query is not None:
+            scores = tokens.query.similarity()
+            against = -scores[candidates]
+            low, high = against.min(), against.max()
+            weights = (against - low + 1e-6) / (high - low).clamp(min=1e-6)
+        found = select(unit, self.budget(tokens), weights=weights)
+        order = candidates[found.order]
+        return Reduction(indices=order.sort().values, scores=scores, order=order)

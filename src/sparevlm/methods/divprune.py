@@ -1,0 +1,37 @@
+"""DivPrune: keep tokens that lie far apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from sparevlm.methods.base import PruningMethod
+from sparevlm.selection import cosine_distances, max_min
+from sparevlm.tokens import Reduction, VisualTokens
+
+
+@dataclass(frozen=True)
+class DivPrune(PruningMethod):
+    """Diversity-based visual token pruning (arXiv 2503.02175, CVPR 2025).
+
+    The max-min diversity problem on the cosine distance d_ij = 1 - cos(x_i, x_j), greedily: first
+    the token whose nearest other token is farthest, argmax_i min_{j != i} d_ij, then always the one
+    farthest from its nearest kept token, argmax_i min_{j kept} d_ij. The paper keeps 9.8 % by
+    default (keep=0.098).
+    """
+
+    name: ClassVar[str] = "divprune"
+    paper: ClassVar[str] = "arXiv 2503.02175"
+
+    def reduce(self, tokens: VisualTokens) -> Reduction:
+        """See `PruningMethod.reduce`."""
+        distances = cosine_distances(tokens.candidate_features())
+        # The second smallest of a row: the smallest is the distance to itself (or to a twin).
+        nearest = distances.sort(dim=1).values[:, min(1, len(distances) - 1)]
+        # Two tokens that are each other's nearest tie, but for the rounding of d_ij and d_ji.
+        near = nearest.max() - 4 * torch.finfo(nearest.dtype).eps
+        first = int((nearest >= near).nonzero()[0])
+        order = tokens.candidate_indices()[max_min(distances, self.budget(tokens), first)]
+        return Reduction(indices=order.sort().values, order=order)

@@ -1,0 +1,32 @@
+"""The largest tokens: a control that looks at norms alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from sparevlm.methods.base import PruningMethod
+from sparevlm.tokens import Reduction, VisualTokens
+
+
+@dataclass(frozen=True)
+class LargestNorm(PruningMethod):
+    """Keep the k tokens of the largest L2 norm; ties go to the lowest index."""
+
+    name: ClassVar[str] = "norm"
+    paper: ClassVar[str] = "control"
+
+    def reduce(self, tokens: VisualTokens) -> Reduction:
+        """See `PruningMethod.reduce`."""
+        norms = torch.linalg.vector_norm(tokens.features.float(), dim=1)
+        if not bool(norms.isfinite().all()):
+            bad = int(norms.isfinite().logical_not().nonzero()[0])
+            raise ValueError(
+                f"features hold NaN or infinity, first in row {bad}: check the encoder's output"
+            )
+        candidates = tokens.candidate_indices()
+        ranked = norms[candidates].argsort(descending=True, stable=True)
+        order = candidates[ranked[: self.budget(tokens)]]
+        return Reduction(indices=order.sort().values, scores=norms, order=order)

@@ -1,0 +1,37 @@
+"""Methods reproduce what the authors' programs choose."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from sparevlm.methods import SPARE, CDPruner, DivPrune
+from sparevlm.tokens import Query, VisualTokens
+from tests import golden
+
+
+def load(path):
+    case = np.load(path)
+    query = Query(torch.from_numpy(case["patch_embeds"]), torch.from_numpy(case["text_embeds"]))
+    return case, VisualTokens(torch.from_numpy(case["features"]), query=query)
+
+
+@golden.cases
+def test_divprune(path):
+    case, tokens = load(path)
+    order = DivPrune(int(case["k"])).reduce(tokens).order
+    assert order.tolist() == case["divprune_order"].tolist()
+
+
+@golden.cases
+def test_cdpruner(path):
+    case, tokens = load(path)
+    kept = CDPruner(int(case["k"])).reduce(tokens).indices
+    assert kept.tolist() == case["cdpruner_kept"].tolist()
+
+
+@golden.cases
+def test_spare_without_guidance(path):
+    case, tokens = load(path)
+    order = SPARE(int(case["k"]), guidance="none").reduce(tokens).order
+    assert order.tolist() == case["pivoted_qr_order"].tolist()
