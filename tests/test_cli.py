@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from transformers import BertConfig, BertModel, BlipConfig, BlipForConditionalGeneration
 
-from sparevlm import cli, hf
+from sparevlm import cli, hf, list_methods
 from sparevlm.pocket.model import make_processor, make_tokenizer
 from sparevlm.pocket.scenes import draw_scene
 from tests.tiny import tiny_clip, tiny_llava
@@ -292,7 +292,7 @@ def test_bad_keep(refused, no_model, scenes, tmp_path, keep, words):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--method", "magic"), "choose one of random, spare, uniform"),
+        (("--method", "magic"), f"choose one of {', '.join(list_methods())}"),
         (("--method", "random", "--guidance", "anti"), "RandomTokens has no setting guidance"),
         (("--method", "uniform", "--seed", "1"), "it has keep, per, positions"),
         (("--seed", "1"), "SPARE has no setting seed"),

@@ -18,8 +18,8 @@ class CDPruner(PruningMethod):
 
     Greedy MAP of the DPP with kernel diag(r) S diag(r): S_ij = cos(x_i, x_j) of the features, and r
     the negated similarity of token and question, r_i = -cos(patch_i, text), averaged over the
-    segments of the text and scaled to (r - min + 1e-6) / (max - min) within the picture. (The published code
-    takes minimum and maximum over the whole batch.) Without a question r = 1.
+    segments of the text and scaled to (r - min + 1e-6) / (max - min) within the picture. (The
+    published code takes minimum and maximum over the whole batch.) Without a question r = 1.
 
     Greedy MAP is pivoted selection of the rows r_i x_i / |x_i|, so SPARE's core computes it.
     """
