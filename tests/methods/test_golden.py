@@ -31,6 +31,13 @@ def test_cdpruner(path):
 
 
 @golden.cases
+def test_normalised_spare_with_full_guidance_is_cdpruner(path):
+    case, tokens = load(path)
+    method = SPARE(int(case["k"]), guidance="anti", strength=1.0, normalize=True)
+    assert method.reduce(tokens).indices.tolist() == case["cdpruner_kept"].tolist()
+
+
+@golden.cases
 def test_spare_without_guidance(path):
     case, tokens = load(path)
     order = SPARE(int(case["k"]), guidance="none").reduce(tokens).order

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sparevlm.methods import SPARE
+from sparevlm.methods import SPARE, CDPruner
 from sparevlm.methods.spare import min_max
 from sparevlm.selection import select
 from sparevlm.tokens import Query, Residual, VisualTokens
@@ -62,6 +62,25 @@ def test_features_are_not_normalised():
     features = torch.eye(6)
     features[4] *= 5
     assert SPARE(1).reduce(VisualTokens(features)).indices.tolist() == [4]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_normalised_with_full_guidance_is_cdpruner(seed):
+    generator = torch.Generator().manual_seed(seed)
+    tokens = VisualTokens(
+        torch.randn(80, 40, generator=generator) * torch.rand(80, 1, generator=generator),
+        query=Query(
+            torch.randn(80, 6, generator=generator), torch.randn(2, 6, generator=generator)
+        ),
+    )
+    ours = SPARE(20, guidance="anti", strength=1.0, normalize=True).reduce(tokens)
+    assert ours.order.equal(CDPruner(20).reduce(tokens).order)
+    assert not ours.order.equal(SPARE(20, guidance="anti", strength=1.0).reduce(tokens).order)
+
+
+def test_bad_normalize():
+    with pytest.raises(ValueError, match="give True or False"):
+        SPARE(5, normalize="yes")
 
 
 def test_residual_budgets(seen):

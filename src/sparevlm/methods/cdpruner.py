@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
 from sparevlm.methods.base import PruningMethod
-from sparevlm.selection import select
+from sparevlm.selection import select, unit_rows
 from sparevlm.tokens import Reduction, VisualTokens
 
 
@@ -32,14 +30,12 @@ class CDPruner(PruningMethod):
         """See `PruningMethod.reduce`."""
         features = tokens.candidate_features()
         candidates = tokens.candidate_indices()
-        rows = features if features.dtype == torch.float64 else features.float()
-        unit = rows / rows.norm(dim=1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny)
         scores = weights = None
         if tokens.query is not None:
             scores = tokens.query.similarity()
             against = -scores[candidates]
             low, high = against.min(), against.max()
             weights = (against - low + 1e-6) / (high - low).clamp(min=1e-6)
-        found = select(unit, self.budget(tokens), weights=weights)
+        found = select(unit_rows(features), self.budget(tokens), weights=weights)
         order = candidates[found.order]
         return Reduction(indices=order.sort().values, scores=scores, order=order)

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 
 from sparevlm.methods.base import PruningMethod
+from sparevlm.selection import checked_rows
 from sparevlm.tokens import Reduction, VisualTokens
 
 
@@ -20,12 +21,7 @@ class LargestNorm(PruningMethod):
 
     def reduce(self, tokens: VisualTokens) -> Reduction:
         """See `PruningMethod.reduce`."""
-        norms = torch.linalg.vector_norm(tokens.features.float(), dim=1)
-        if not bool(norms.isfinite().all()):
-            bad = int(norms.isfinite().logical_not().nonzero()[0])
-            raise ValueError(
-                f"features hold NaN or infinity, first in row {bad}: check the encoder's output"
-            )
+        norms = torch.linalg.vector_norm(checked_rows(tokens.features), dim=1)
         candidates = tokens.candidate_indices()
         ranked = norms[candidates].argsort(descending=True, stable=True)
         order = candidates[ranked[: self.budget(tokens)]]

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, get_args
 from torch import Tensor
 
 from sparevlm.methods.base import PruningMethod, check_choice
-from sparevlm.selection import select
+from sparevlm.selection import select, unit_rows
 from sparevlm.tokens import Reduction, Residual, VisualTokens, _is_real
 
 Guidance = Literal["anti", "normal", "none"]
@@ -32,7 +32,11 @@ class SPARE(PruningMethod):
         ablation), "none" reconstructs alone. Without a question, or anything to compare it with,
         all weights are 1.
     strength : float
-        In [0, 1]; 0 is no guidance, 1 lets the most similar token count nothing.
+        In [0, 1]; 0 is no guidance, 1 lets the most similar token count nothing. 0.25 is what our
+        ablation on the pocket model found to do no harm (docs/defaults.md).
+    normalize : bool
+        Scale all tokens to length 1 first, for the ablation: with guidance "anti" at strength 1
+        this is CDPruner.
     """
 
     name: ClassVar[str] = "spare"
@@ -42,6 +46,7 @@ class SPARE(PruningMethod):
 
     guidance: Guidance = "anti"
     strength: float = 0.25
+    normalize: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,6 +55,8 @@ class SPARE(PruningMethod):
             raise ValueError(
                 f"SPARE(strength={self.strength!r}): the strength must be a number from 0 to 1"
             )
+        if not isinstance(self.normalize, bool):
+            raise ValueError(f"SPARE(normalize={self.normalize!r}): give True or False")
 
     @property
     def requires(self) -> frozenset[str]:
@@ -61,6 +68,8 @@ class SPARE(PruningMethod):
         candidates = tokens.candidate_indices()
         whole = len(candidates) == len(tokens)
         features = tokens.features if whole else tokens.features[candidates]
+        if self.normalize:
+            features = unit_rows(features)
         similarity = None
         if self.requires and tokens.query is not None:
             similarity = tokens.query.similarity()

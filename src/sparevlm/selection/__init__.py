@@ -5,9 +5,11 @@ from .max_min import cosine_distances, euclidean_distances, max_min
 from .pivoting import select
 from .reconstruction import reconstruction_error, svd_bound
 from .result import Selection
+from .rows import checked_rows, unit_rows
 
 __all__ = [
     "Selection",
+    "checked_rows",
     "cosine_distances",
     "euclidean_distances",
     "greedy_css",
@@ -15,4 +17,5 @@ __all__ = [
     "reconstruction_error",
     "select",
     "svd_bound",
+    "unit_rows",
 ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .checks import check_features, check_k, working_dtype
+from .checks import check_k
+from .rows import checked_rows, unit_rows
 
 
 @torch.no_grad()
@@ -48,25 +49,11 @@ def max_min(distances: Tensor, k: int, first: int) -> Tensor:
 
 def cosine_distances(features: Tensor) -> Tensor:
     """1 - cosine of all pairs of rows: [N, D] -> [N, N], float32 (float64 for float64)."""
-    rows = _rows(features)
-    unit = rows / rows.norm(dim=1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny)
+    unit = unit_rows(features)
     return 1 - unit @ unit.T
 
 
 def euclidean_distances(features: Tensor) -> Tensor:
     """|x_i - x_j| of all pairs of rows: [N, D] -> [N, N], float32 (float64 for float64)."""
-    rows = _rows(features)
+    rows = checked_rows(features)
     return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
-
-
-def _rows(features: Tensor) -> Tensor:
-    check_features(features)
-    rows = features.detach().to(working_dtype(features))
-    finite = rows.isfinite().all(1)
-    if not bool(finite.all()):
-        bad = int(finite.logical_not().nonzero()[0])
-        raise ValueError(
-            f"features hold NaN or infinity, first in row {bad}: "
-            "check the encoder's output (fp16 overflow is the usual cause)"
-        )
-    return rows

@@ -1,0 +1,34 @@
+"""Rows ready to be compared: checked, in the working dtype, of length 1 where asked."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .checks import check_features, working_dtype
+
+
+def checked_rows(features: Tensor) -> Tensor:
+    """Features [N, D] in float32 (float64 for float64).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If features are no floating-point tensor of rows, or hold NaN or infinity.
+    """
+    check_features(features)
+    rows = features.detach().to(working_dtype(features))
+    finite = rows.isfinite().all(-1)
+    if not bool(finite.all()):
+        bad = int(finite.logical_not().nonzero()[0, -1])
+        raise ValueError(
+            f"features hold NaN or infinity, first in row {bad}: "
+            "check the encoder's output (fp16 overflow is the usual cause)"
+        )
+    return rows
+
+
+def unit_rows(features: Tensor) -> Tensor:
+    """`checked_rows` scaled to length 1; zero rows stay zero."""
+    rows = checked_rows(features)
+    return rows / rows.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny)
