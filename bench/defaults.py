@@ -1,4 +1,5 @@
-"""Measure what the defaults stand on: positions, guidance and its strength, on the pocket model.
+"""Measure what the defaults stand on: positions, guidance and its strength, on the pocket model;
+beside them the other methods.
 
 python bench/defaults.py --split validation --count 1000 --json out/defaults.json
 prints a table: accuracy of every setting, and its difference from a reference answered on the same
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from scipy.stats import bootstrap
 
-from sparevlm import SPARE, RandomTokens, UniformGrid, load
+from sparevlm import SPARE, RandomTokens, UniformGrid, get_method, load
 from sparevlm.pocket.questions import SKILLS
 from sparevlm.pocket.training.evaluate import accuracy, answer
 
@@ -38,6 +39,9 @@ def settings(keeps: list[int]) -> dict[str, tuple]:
             found[f"uniform, {positions}, {k}"] = ([UniformGrid(k, **how)], {}, first)
             drawn = [RandomTokens(k, seed=seed, **how) for seed in SEEDS]
             found[f"random, {positions}, {k}"] = (drawn, {}, first)
+        for name in ("greedy-css", "cdpruner", "divprune", "k-center", "norm"):
+            method = get_method(name, k, positions="original")
+            found[f"{name}, original, {k}"] = ([method], {}, first)
         for relevance in ("clip", "llm"):
             for guidance in ("anti", "normal"):
                 for strength in (0.25, 0.5, 1.0):
