@@ -144,6 +144,26 @@ def tower_name(model: Any) -> str | None:
     return _TOWERS.get(shape)
 
 
+def check_tower(clip: Any, model: Any) -> None:
+    """Refuse a CLIP that the model's vision tower cannot have been taken from.
+
+    Raises
+    ------
+    ValueError
+        If the two vision towers differ in shape, or `clip` has none.
+    """
+    theirs = getattr(getattr(clip, "config", None), "vision_config", None)
+    if theirs is None:
+        raise ValueError(f"{type(clip).__name__} is no CLIPModel: give one, or its name")
+    ours = model.config.vision_config
+    for field in ("hidden_size", "patch_size"):
+        if getattr(theirs, field, None) != getattr(ours, field, None):
+            raise ValueError(
+                f"the CLIP given has {field} {getattr(theirs, field, None)} and the model's vision "
+                f"tower {getattr(ours, field, None)}: give the CLIP that the tower was taken from"
+            )
+
+
 def load_clip(name: str, model: Any, *, download: bool) -> ClipScorer:
     """Load CLIP's text tower and projections for a model's vision tower.
 
@@ -158,13 +178,7 @@ def load_clip(name: str, model: Any, *, download: bool) -> ClipScorer:
 
     here = {"local_files_only": not download}
     clip = CLIPModel.from_pretrained(name, **here).eval()
-    theirs, ours = clip.config.vision_config, model.config.vision_config
-    for field in ("hidden_size", "patch_size"):
-        if getattr(theirs, field) != getattr(ours, field):
-            raise ValueError(
-                f"the CLIP {name} has {field} {getattr(theirs, field)} and the model's vision "
-                f"tower {getattr(ours, field)}: give the CLIP that the tower was taken from"
-            )
+    check_tower(clip, model)
     clip.vision_model.encoder.layers = nn.ModuleList()  # the model runs its own copy
     device = model.get_input_embeddings().weight.device
     clip.to(device=device, dtype=torch.float32 if device.type == "cpu" else model.dtype)

@@ -165,3 +165,8 @@ def test_the_pocket_model_brings_its_clip():
 def test_similarity_is_the_mean_of_cosines():
     query = Query(torch.tensor([[2.0, 0.0], [1.0, 1.0]]), torch.tensor([[1.0, 0.0], [0.0, 3.0]]))
     torch.testing.assert_close(query.similarity(), torch.tensor([0.5, 2**-0.5]))
+
+
+def test_an_answer_is_no_question():
+    assert question(ONE + " red") == "what color is the star ?"
+    assert question("is there a red star ?") == "is there a red star ?"

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from transformers import Cache
 
 from sparevlm.hf.families import find_family
 from sparevlm.hf.guidance import make_guidance
 from sparevlm.hf.memory import Memory, cached_tokens, remember
-from sparevlm.hf.prune import Shrunk, shrink, uses_cache
+from sparevlm.hf.prune import Shrunk, generation_setting, shrink, uses_cache
 from sparevlm.hf.report import ImageReport
 
 if TYPE_CHECKING:
@@ -99,9 +100,10 @@ class Handle:
             model.register_forward_hook(self._after),
         ]
         self._had_generate = model.__dict__.get("generate")
+        self._wrapper: Any = None
         if hasattr(model, "generate"):
             self._stock_generate = model.generate
-            model.generate = self._wrapped_generate()
+            model.generate = self._wrapper = self._wrapped_generate()
         self._attached = True
         _ATTACHED[model] = method
 
@@ -113,10 +115,14 @@ class Handle:
         del _ATTACHED[self._model]
         for hook in self._hooks:
             hook.remove()
-        if "generate" in self._model.__dict__:
+        # A wrapper that the user put around ours stays; ours passes calls on once detached.
+        if self._wrapper is not None and self._model.__dict__.get("generate") is self._wrapper:
             del self._model.generate
             if self._had_generate is not None:
                 self._model.generate = self._had_generate
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError("this model is pruned: detach before copying or saving the whole model")
 
     def __enter__(self) -> Handle:
         return self
@@ -150,7 +156,8 @@ class Handle:
         memory = getattr(self._local, "memory", None)
         if memory is not None and not getattr(self._local, "generating", False):
             self._local.memory = None
-            remember(getattr(output, "past_key_values", None), memory)
+            parts = output if isinstance(output, tuple) else output.to_tuple()
+            remember(next((part for part in parts if isinstance(part, Cache)), None), memory)
 
     # -- generate
 
@@ -163,7 +170,7 @@ class Handle:
 
     @torch.no_grad()
     def _generate(self, *args: Any, **kwargs: Any) -> Any:
-        if getattr(self._local, "generating", False):
+        if getattr(self._local, "generating", False) or not self._attached:
             return self._stock_generate(*args, **kwargs)
         names = list(inspect.signature(self._stock_generate).parameters)
         named = dict(zip(names, args, strict=False)) | kwargs
@@ -171,6 +178,7 @@ class Handle:
             named["input_ids"] = named.pop("inputs")
         ids: Tensor | None = named.get("input_ids")
         if ids is None:
+            self._shrink(named, side="left", whole=True)  # refuses what cannot be pruned
             return self._inside(named)
         given = {name: value for name, value in named.items() if value is not None}
         guessed = {} if "attention_mask" in given else self._padding_mask(ids, given)
@@ -188,8 +196,8 @@ class Handle:
 
     def _padding_mask(self, ids: Tensor, given: dict[str, Any]) -> dict[str, Tensor]:
         """The mask that `generate` would guess from padding ids, while they can still be seen."""
-        config = given.get("generation_config") or self._model.generation_config
-        pad, eos = given.get("pad_token_id", config.pad_token_id), config.eos_token_id
+        pad = generation_setting(self._model, given, "pad_token_id")
+        eos = generation_setting(self._model, given, "eos_token_id")
         ends = eos if isinstance(eos, list | tuple) else [eos]
         if pad is None or pad in ends or not bool((ids == pad).any()):
             return {}
@@ -197,18 +205,16 @@ class Handle:
 
     def _pruned(self, shrunk: Shrunk, memory: Memory, ids: Tensor) -> Any:
         kwargs = shrunk.kwargs
-        config = kwargs.get("generation_config") or self._model.generation_config
         if memory.original and not uses_cache(self._model, kwargs):
             raise ValueError(
                 "original positions need the cache: remove use_cache=False or use "
                 'positions="compact"'
             )
-        if kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None)):
+        if generation_setting(self._model, kwargs, "prefill_chunk_size"):
             raise ValueError(
                 "a pruned prompt cannot be prefilled in chunks: remove prefill_chunk_size"
             )
-        cut = ids.shape[1] - kwargs["input_ids"].shape[1]
-        self._shift_lengths(kwargs, cut)
+        self._shift_lengths(kwargs, ids.shape[1])
         if kwargs.get("streamer") is not None:
             kwargs["streamer"] = _WholePrompt(kwargs["streamer"], ids)
         out = self._inside(kwargs)
@@ -224,23 +230,29 @@ class Handle:
             remember(cache, memory)
         return sequences if isinstance(out, Tensor) else out
 
-    def _shift_lengths(self, kwargs: dict[str, Any], cut: int) -> None:
-        """Lengths count the prompt, which became `cut` tokens shorter."""
-        config = kwargs.get("generation_config") or self._model.generation_config
+    def _shift_lengths(self, kwargs: dict[str, Any], whole: int) -> None:
+        """Lengths count the prompt, which was `whole` tokens and is shorter now."""
+        cut = whole - kwargs["input_ids"].shape[1]
         changed = {}
         for name in ("max_length", "min_length"):
+            length = generation_setting(self._model, kwargs, name)
+            if name == "max_length" and kwargs.get(name) is not None and length <= whole:
+                raise ValueError(
+                    f"max_length={length} leaves no room after a prompt of {whole} tokens: "
+                    "raise it, or give max_new_tokens"
+                )
             if kwargs.get(name) is not None:
-                kwargs[name] = kwargs[name] - cut
-            elif getattr(config, name, None):
-                changed[name] = getattr(config, name) - cut
+                kwargs[name] = length - cut
+            elif length:
+                changed[name] = length - cut
+        if generation_setting(self._model, kwargs, "max_new_tokens") is not None:
+            changed.pop("max_length", None)
         if not changed:
             return
         if "generation_config" in kwargs:
-            kwargs["generation_config"] = copy.deepcopy(config)
+            kwargs["generation_config"] = copy.deepcopy(kwargs["generation_config"])
             kwargs["generation_config"].update(**changed)
         else:
-            if kwargs.get("max_new_tokens") is not None:
-                changed.pop("max_length", None)
             kwargs.update(changed)
 
 

@@ -26,8 +26,8 @@ class Family:
     positions : "compact" or "original"
         What positions="auto" means, as measured (docs/defaults.md).
     question : str
-        Regular expression of the template's role marks; the last piece between them is the
-        question.
+        Regular expression of the template's role marks; the last piece that the
+        user says is the question.
     pixels : tuple of str
         Arguments that carry pictures.
     """

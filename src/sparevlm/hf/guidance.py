@@ -13,7 +13,14 @@ import torch
 from torch import Tensor
 
 from sparevlm.hf.families import Family
-from sparevlm.relevance import ClipScorer, EmbeddingScorer, Scorer, load_clip, tower_name
+from sparevlm.relevance import (
+    ClipScorer,
+    EmbeddingScorer,
+    Scorer,
+    check_tower,
+    load_clip,
+    tower_name,
+)
 from sparevlm.tokens import Query
 
 
@@ -41,9 +48,17 @@ class Guidance:
         return self.scorer.query(features, hidden, text, ids)
 
     def read(self, ids: Tensor) -> str:
-        """The last thing that a prompt [M] says, without the template's role marks."""
+        """The last thing that the user asks in a prompt [M], without the template's role marks."""
         text = self.tokenizer.decode(ids.tolist(), skip_special_tokens=True)
-        pieces = [piece.strip() for piece in re.split(self.family.question, text)]
+        marks = list(re.finditer(self.family.question, text))
+        ends = [*[mark.start() for mark in marks[1:]], len(text)][: len(marks)]
+        # An answer that was begun, or is scored, is no question.
+        asked = [
+            text[mark.end() : end].strip()
+            for mark, end in zip(marks, ends, strict=True)
+            if not mark.group().lower().startswith(("assistant", "system", "[/"))
+        ]
+        pieces = asked or [text.strip()]
         return next((piece for piece in reversed(pieces) if piece), "")
 
 
@@ -110,6 +125,7 @@ def _clip_scorer(model: Any, clip: Any, *, download: bool) -> ClipScorer:
     if isinstance(clip, ClipScorer):
         return clip
     if clip is not None and not isinstance(clip, str | Path):
+        check_tower(clip, model)
         return ClipScorer(clip, _tokenizer_of(clip, download=download))
     name = str(clip) if clip is not None else tower_name(model)
     if name is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -48,6 +48,34 @@ class Memory:
 
         return Memory(
             *(more(getattr(self, name)) for name in list(self.__dataclass_fields__)[:-1]),  # type: ignore[arg-type, misc]
+            original=self.original,
+        )
+
+    def completed(self, ids: Tensor) -> Memory:
+        """The memory with the ids that were not known, tokens fed by forward, taken from `ids`."""
+        unknown = self.ids < 0
+        if not bool(unknown.any()):
+            return self
+        whole = ids[:, : self.ids.shape[1]].to(self.ids.device)
+        kept = self.kept_ids.clone()
+        kept[kept < 0] = whole[unknown]  # in both they follow each other alike
+        return replace(self, ids=whole, kept_ids=kept)
+
+    def cropped(self, cached: int, image_token: int) -> Memory:
+        """The memory of a cache cropped to `cached` tokens; itself where that cannot be told."""
+        gone = self.kept_ids[:, cached:]
+        same = torch.equal(self.ids[:, -gone.shape[1] :], gone)
+        if not same or bool((gone == image_token).any()):
+            return self
+        seen = None if self.kept_mask is None else (self.kept_mask[:, cached:] != 0).sum(1)
+        positions = self.kept_positions
+        return Memory(
+            ids=self.ids[:, : -gone.shape[1]],
+            kept_ids=self.kept_ids[:, :cached],
+            kept_mask=None if self.kept_mask is None else self.kept_mask[:, :cached],
+            kept_positions=None if positions is None else positions[:, :cached],
+            dropped=self.dropped,
+            next_position=self.next_position - (gone.shape[1] if seen is None else seen),
             original=self.original,
         )
 
@@ -128,9 +156,11 @@ def cached_prefix(
     """
     cached = cached_tokens(cache)
     if cached == 0:
+        remember(cache, None)  # of before a reset
         return None
     rows, length = ids.shape
     memory = recall(cache)
+    columnwise = memory is None and not whole  # a stock forward call counted padding too
     if memory is None:
         nothing = ids[:, :0]
         memory = Memory(
@@ -142,9 +172,12 @@ def cached_prefix(
             "pass the prompts that the cache was made from"
         )
     memory = memory.expand(rows)
+    if cached < memory.kept_ids.shape[1]:
+        memory = memory.cropped(cached, image_token)
     told, kept = memory.ids.shape[1], memory.kept_ids.shape[1]
     since = max(cached - kept, 0)  # tokens generated or fed after the remembered prompt
-    begins = length > told + since and torch.equal(ids[:, :told], memory.ids.to(ids.device))
+    known = memory.ids.to(ids.device)
+    begins = length > told + since and bool(((ids[:, :told] == known) | (known < 0)).all())
     new_only = mask is not None and mask.shape[1] > length
     if whole and not begins and not new_only:
         raise ValueError(
@@ -152,6 +185,8 @@ def cached_prefix(
             "conversation (the returned sequences, then the new turn), or no past_key_values"
         )
     columns = told + since if whole and begins else 0
+    if columns:
+        memory = memory.completed(ids)
     if columns and cached < kept and bool((memory.kept_ids[:, cached:] == image_token).any()):
         raise ValueError(
             "the cache was cropped within a picture: crop it after the last picture, "
@@ -166,7 +201,7 @@ def cached_prefix(
         before = memory.kept_mask
         before = torch.ones_like(memory.kept_ids) if before is None else before
         held = torch.cat([before, seen.to(before.dtype)], 1)
-    steps = (seen != 0).long()
+    steps = torch.ones_like(between) if columnwise else (seen != 0).long()
     positions = None
     if memory.original and memory.kept_positions is not None:
         after = memory.next_position[:, None] + steps.cumsum(1) - 1

@@ -72,7 +72,10 @@ def shorten(
     positions = None
     if original:
         positions = kept.take(base, 0)
-    elif given is not None:
+    elif given is not None or (
+        side is None and (bool(prefix.dropped.any()) if prefix else mask is not None)
+    ):
+        # Counted along the mask, as `generate` does; stock forward would count padding.
         positions = kept.take(base - before[:, None] - (gone.cumsum(1) - gone), 0)
 
     all_ids, all_kept, all_positions = ids, new_ids, positions

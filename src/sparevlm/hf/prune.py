@@ -17,7 +17,7 @@ from sparevlm.hf.encode import encode_images
 from sparevlm.hf.families import Family, find_family
 from sparevlm.hf.gather import Side
 from sparevlm.hf.guidance import Guidance, make_guidance
-from sparevlm.hf.memory import Memory, cached_prefix
+from sparevlm.hf.memory import Memory, cached_prefix, recall
 from sparevlm.hf.pictures import features_by_row, locate, mark, reduce_pictures
 from sparevlm.hf.prompt import shorten
 from sparevlm.hf.report import ImageReport
@@ -107,11 +107,17 @@ def shrink(
     pictures_given = any(name in kwargs for name in family.pixels)
     _check(kwargs, pictures_given)
     ids: Tensor | None = kwargs.get("input_ids")
-    if ids is None or "mm_encoder_outputs" in kwargs:
-        return Shrunk(kwargs)
     mask = kwargs.get("attention_mask")
-    if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
+    odd = mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2)
+    if ids is None or odd:
+        before = recall(kwargs.get("past_key_values"))
+        if before is not None:
+            raise ValueError(
+                "the cache holds a pruned prompt: go on from it with input_ids and a mask [B, L]"
+            )
         return Shrunk(kwargs)  # no pictures, so nothing of ours
+    if "mm_encoder_outputs" in kwargs:
+        return Shrunk(kwargs)
     image_token = model.config.image_token_id
     placeholders = ids == image_token
     prefix = cached_prefix(kwargs.get("past_key_values"), ids, mask, image_token, whole=whole)
@@ -156,8 +162,15 @@ def shrink(
 
 def uses_cache(model: Any, kwargs: dict[str, Any]) -> bool:
     """Whether a `generate` call with these arguments caches keys and values."""
-    config = kwargs.get("generation_config") or model.generation_config
-    return kwargs.get("use_cache", config.use_cache) is not False
+    return generation_setting(model, kwargs, "use_cache") is not False
+
+
+def generation_setting(model: Any, kwargs: dict[str, Any], name: str) -> Any:
+    """A setting of a `generate` call as stock finds it: argument, given config, model's config."""
+    if kwargs.get(name) is not None:
+        return kwargs[name]
+    given = getattr(kwargs.get("generation_config"), name, None)
+    return getattr(model.generation_config, name, None) if given is None else given
 
 
 def _check(kwargs: dict[str, Any], pictures_given: bool) -> None:
