@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import numbers
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from sparevlm.encoder import Projector
 
 
 @dataclass(frozen=True)
@@ -131,12 +134,26 @@ class VisualTokens:
         False for separators (row ends, tile marks), which are never kept; None: all True.
     query : Query or None
         For methods that need "query"; None where the prompt has no text or nothing can compare it.
+    encoder_attention : Tensor [H, N], or tuple of them, or None
+        For methods that need "encoder_attention": what each head of the vision encoder gives each
+        token, one entry for each `AttentionOf` of the method.
+    encoder_keys : Tensor [N, H, C], or [N, C], or None
+        For methods that need "encoder_keys": each head's key of each token.
+    projector : Projector or None
+        For methods that need "projector": its input rows, and the projector itself.
+    encode : callable or None
+        For methods that need "encoder": rows, columns -> features [rows * columns, D] of the
+        picture shrunk to so many patches.
     """
 
     features: Tensor
     grid: tuple[int, int] | None = None
     candidates: Tensor | None = None
     query: Query | None = None
+    encoder_attention: Tensor | tuple[Tensor, ...] | None = None
+    encoder_keys: Tensor | None = None
+    projector: Projector | None = None
+    encode: Callable[[int, int], Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.features)
@@ -150,6 +167,124 @@ class VisualTokens:
         if self.candidates is None:
             return torch.arange(len(self.features), device=self.features.device)
         return self.candidates.nonzero()[:, 0]
+
+    def only_candidates(self) -> VisualTokens:
+        """The same picture without its separators; without a grid if there were any."""
+        if self.candidates is None or bool(self.candidates.all()):
+            return replace(self, candidates=None)
+        at = self.candidates
+        given = self.encoder_attention
+        attention: tuple[Tensor, ...] | None = None
+        if given is not None:
+            parts = given if isinstance(given, tuple) else (given,)
+            attention = tuple(part[..., at] for part in parts)
+        query, projector = self.query, self.projector
+        return VisualTokens(
+            features=self.features[at],
+            query=None if query is None else replace(query, patches=query.patches[at]),
+            encoder_attention=attention,
+            encoder_keys=None if self.encoder_keys is None else self.encoder_keys[at],
+            projector=None
+            if projector is None
+            else replace(projector, states=projector.states[at]),
+            encode=self.encode,
+        )
+
+    def attention(self, which: int = 0) -> Tensor:
+        """Attention [H, N] that the encoder gives each token, float32 (float64 for float64).
+
+        `which` counts the method's `AttentionOf`s; a single tensor stands for all of them.
+
+        Raises
+        ------
+        ValueError
+            If there is none, or it fits not the tokens.
+        """
+        given = self.encoder_attention
+        if given is None:
+            raise ValueError(
+                "the vision encoder's attention is missing: attach the method to a model, or give "
+                "VisualTokens(encoder_attention=[heads, tokens])"
+            )
+        part = given[which] if isinstance(given, tuple) else given
+        return _per_token(part[None] if part.ndim == 1 else part, "encoder_attention", len(self), 1)
+
+    def keys(self) -> Tensor:
+        """Keys [N, H, C] of the vision encoder, float32 (float64 for float64).
+
+        Raises
+        ------
+        ValueError
+            If there are none, or they fit not the tokens.
+        """
+        given = self.encoder_keys
+        if given is None:
+            raise ValueError(
+                "the vision encoder's keys are missing: attach the method to a model, or give "
+                "VisualTokens(encoder_keys=[tokens, heads, channels])"
+            )
+        return _per_token(
+            given[:, None] if given.ndim == 2 else given, "encoder_keys", len(self), 0
+        )
+
+    def states(self) -> Tensor:
+        """What goes into the projector [N, C]; the features where that was not captured."""
+        return self.features if self.projector is None else self.projector.states
+
+    def project(self, states: Tensor) -> Tensor:
+        """Rows of `states`' kind [M, C] as features [M, D]."""
+        return states if self.projector is None else self.projector(states)
+
+
+def _per_token(values: Tensor, name: str, n: int, axis: int) -> Tensor:
+    if values.shape[axis] != n:
+        raise ValueError(
+            f"{name} of shape {list(values.shape)} is for {values.shape[axis]} tokens, not {n}: "
+            "give one entry a visual token, without the class token"
+        )
+    values = values.detach()
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def joined(pictures: list[VisualTokens]) -> VisualTokens:
+    """The tokens of several pictures as one, without a grid; the picture itself if there is one.
+
+    Raises
+    ------
+    ValueError
+        If they hold what cannot be joined: a callable `encode`.
+    """
+    first = pictures[0]
+    if len(pictures) == 1:
+        return first
+    if first.encode is not None:
+        raise ValueError('this method treats each picture by itself: use per="image"')
+
+    def together(name: str) -> Any:
+        parts = [getattr(picture, name) for picture in pictures]
+        return None if parts[0] is None else torch.cat(parts)
+
+    attention = first.encoder_attention
+    if attention is not None:
+        kinds = range(len(attention) if isinstance(attention, tuple) else 1)
+        attention = tuple(torch.cat([p.attention(i) for p in pictures], 1) for i in kinds)
+    projector = first.projector
+    if projector is not None:
+        states = torch.cat([p.states() for p in pictures])
+        projector = replace(projector, states=states, class_state=None)
+    candidates = None
+    if any(picture.candidates is not None for picture in pictures):
+        candidates = torch.cat([
+            torch.ones(len(p), dtype=torch.bool, device=p.features.device)
+            if p.candidates is None else p.candidates for p in pictures
+        ])  # fmt: skip
+    return VisualTokens(
+        features=together("features"),
+        candidates=candidates,
+        encoder_attention=attention,
+        encoder_keys=together("encoder_keys"),
+        projector=projector,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,6 +313,30 @@ class Reduction:
     order: Tensor | None = None
     residual: Tensor | None = None
     weights: Tensor | None = None
+
+    @classmethod
+    def picked(cls, order: Tensor, features: Tensor | None = None, **rest: Any) -> Reduction:
+        """Of tokens [k] in the order picked, with rows [k, D] to put in their places."""
+        indices, rank = order.sort()
+        return cls(indices, None if features is None else features[rank], order=order, **rest)
+
+    def among(self, candidates: Tensor, n: int) -> Reduction:
+        """The reduction of n tokens, of which this one saw only `candidates` [m], ascending."""
+        if len(candidates) == n:
+            return self
+
+        def spread(values: Tensor | None, fill: Any) -> Tensor | None:
+            if values is None:
+                return None
+            return values.new_full((n,), fill).index_copy(0, candidates, values)
+
+        return replace(
+            self,
+            indices=candidates[self.indices],
+            order=None if self.order is None else candidates[self.order],
+            scores=None if self.scores is None else spread(self.scores, float(self.scores.min())),
+            weights=spread(self.weights, 0.0),
+        )
 
 
 def check_reduction(found: Any, tokens: VisualTokens, who: str) -> None:

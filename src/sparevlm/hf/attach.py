@@ -74,7 +74,13 @@ def attach(
     guidance = None
     if "query" in method.requires:
         guidance = make_guidance(
-            model, family, relevance=relevance, clip=clip, tokenizer=tokenizer, question=question
+            model,
+            family,
+            method.compares,
+            relevance=relevance,
+            clip=clip,
+            tokenizer=tokenizer,
+            question=question,
         )
     return Handle(method, model, family, guidance)
 

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from sparevlm.hf.capture import Capture
+from sparevlm.hf.families import patch_grid
+from sparevlm.tokens import VisualTokens
+
+if TYPE_CHECKING:
+    from sparevlm.methods.base import PruningMethod
 
 
 @dataclass(eq=False)
@@ -21,6 +30,8 @@ class Encoded:
         The model output that `get_image_features` returned.
     features : list of Tensor [N_i, D]
         One entry an image.
+    tokens : list of VisualTokens
+        The same, detached, with what the method needs of the encoder.
     hidden : list of Tensor [N_i, C] or None
         Encoder states of the same patches at the layer that the projector reads.
     used : set of str
@@ -29,6 +40,7 @@ class Encoded:
 
     output: Any
     features: list[Tensor]
+    tokens: list[VisualTokens]
     hidden: list[Tensor] | None
     used: set[str]
 
@@ -39,41 +51,76 @@ class Encoded:
         return output
 
 
-def encode_images(model: Any, kwargs: dict[str, Any], *, hidden: bool) -> Encoded:
+def encode_images(
+    model: Any, kwargs: dict[str, Any], method: PruningMethod, *, hidden: bool
+) -> Encoded:
     """Encode the pictures of a call with the arguments that the call gave.
 
     `hidden` asks for the encoder's states beside the features.
     """
+    needs = method.requires
     encoder = model.base_model.get_image_features
     names = set(inspect.signature(encoder).parameters) - {"kwargs"}
     arguments = {n: kwargs[n] for n in names if kwargs.get(n) is not None}
     arguments["pixel_values"] = arguments["pixel_values"].to(
         _device(model)
     )  # as generate does with inputs left on the CPU
-    output = encoder(**arguments, return_dict=True)
+    layer = _feature_layer(model, kwargs)
+    with Capture(model, needs, method.attention_of, method.keys_of, layer) as capture:
+        output = encoder(**arguments, return_dict=True)
     features = list(output.pooler_output)
-    states = _patch_states(model, kwargs, output, features) if hidden else None
-    return Encoded(output, features, states, names)
+    states, classes = None, [None] * len(features)
+    if hidden or "projector" in needs:
+        states, classes = _patch_states(output.hidden_states[layer], features)
+    tokens = []
+    for i, rows in enumerate(features):
+        more = capture.fields(i, len(rows), classes[i])
+        if "encoder" in needs:
+            more["encode"] = _smaller(encoder, arguments, i, model.config.vision_config.patch_size)
+        tokens.append(VisualTokens(rows.detach(), patch_grid(model, len(rows)), **more))
+    return Encoded(output, features, tokens, states if hidden else None, names)
 
 
 def _device(model: Any) -> torch.device:
     return next(model.base_model.vision_tower.parameters()).device
 
 
-def _patch_states(
-    model: Any, kwargs: dict[str, Any], output: Any, features: list[Tensor]
-) -> list[Tensor] | None:
+def _feature_layer(model: Any, kwargs: dict[str, Any]) -> int:
+    """Index of the hidden state that the projector reads; the last of several."""
     layer = kwargs.get("vision_feature_layer")
     layer = model.config.vision_feature_layer if layer is None else layer
-    if not isinstance(layer, int):
-        layer = list(layer)[-1]
-    states = output.hidden_states[layer]
+    return layer if isinstance(layer, int) else list(layer)[-1]
+
+
+def _patch_states(states: Tensor, features: list[Tensor]) -> tuple[list[Tensor] | None, list[Any]]:
+    """Encoder states [B, L, C] of the patches of each image, and of its class token."""
+    states = states.detach()
+    classes: list[Any] = [None] * len(features)
     if len(states) != len(features):
-        return None
+        return None, classes
     found = []
-    for state, rows in zip(states, features, strict=True):
+    for i, (state, rows) in enumerate(zip(states, features, strict=True)):
         extra = len(state) - len(rows)  # the class token, where it is no visual token
         if extra not in (0, 1):
-            return None
+            return None, classes
         found.append(state[extra:])
-    return found
+        classes[i] = state[0] if extra else None
+    return found, classes
+
+
+def _smaller(
+    encoder: Any, arguments: dict[str, Any], i: int, patch: int
+) -> Callable[[int, int], Tensor]:
+    """Encodes image i shrunk to a few patches."""
+
+    @torch.no_grad()
+    def encode(rows: int, columns: int) -> Tensor:
+        pixels = arguments["pixel_values"][i : i + 1]
+        wide = pixels if pixels.dtype == torch.float64 else pixels.float()
+        size = (rows * patch, columns * patch)
+        small = F.interpolate(wide, size, mode="bicubic", antialias=True).to(pixels.dtype)
+        given = arguments | {"pixel_values": small, "interpolate_pos_encoding": True}
+        features: Tensor = encoder(**given, return_dict=True).pooler_output[0]
+        return features
+
+    return encode

@@ -65,6 +65,7 @@ class Guidance:
 def make_guidance(
     model: Any,
     family: Family,
+    compares: str = "clip",
     *,
     relevance: str,
     clip: Any,
@@ -75,6 +76,8 @@ def make_guidance(
 
     Parameters
     ----------
+    compares : "clip" or "llm"
+        What "auto" means to the method.
     relevance : "auto", "clip", "llm" or "none"
         "clip" loads, and downloads where it must, the text tower; "auto" takes it where it is at
         hand and goes without otherwise.
@@ -98,7 +101,7 @@ def make_guidance(
     tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
     if relevance == "none":
         return None
-    if relevance == "llm":
+    if relevance == "llm" or (relevance == "auto" and compares == "llm" and clip is None):
         if tokenizer is None:
             with contextlib.suppress(OSError, ValueError):
                 tokenizer = _own_tokenizer(model)  # without it all words of the prompt count

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from sparevlm.hf.encode import Encoded
-from sparevlm.hf.families import patch_grid
 from sparevlm.hf.guidance import Guidance
 from sparevlm.hf.report import ImageReport
-from sparevlm.tokens import Query, Reduction, Residual, VisualTokens, check_reduction
+from sparevlm.tokens import Query, Reduction, Residual, VisualTokens, check_reduction, joined
 
 if TYPE_CHECKING:
     from sparevlm.methods.base import PruningMethod
@@ -21,11 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """One image in its prompt: its row, its columns [N], its features and encoder states."""
+    """One image in its prompt: row, columns [N], features, tokens and encoder states."""
 
     row: int
     columns: Tensor
     features: Tensor
+    tokens: VisualTokens
     hidden: Tensor | None
 
 
@@ -63,13 +63,12 @@ def locate(model: Any, encoded: Encoded, placeholders: Tensor, start: int) -> li
         if int(columns[0]) < start:
             continue  # in the cache already
         hidden = encoded.hidden[i] if encoded.hidden is not None else None
-        found.append(Picture(row, columns, features, hidden))
+        found.append(Picture(row, columns, features, encoded.tokens[i], hidden))
     return found
 
 
 def reduce_pictures(
     method: PruningMethod,
-    model: Any,
     guidance: Guidance | None,
     pictures: list[Picture],
     ids: Tensor,
@@ -89,17 +88,15 @@ def reduce_pictures(
     for group in groups:
         members = [pictures[i] for i in group]
         row = members[0].row
-        one = members[0].features if len(members) == 1 else torch.cat([p.features for p in members])
-        grid = patch_grid(model, len(one)) if len(members) == 1 else None
-        tokens = VisualTokens(one.detach(), grid)
+        tokens = joined([picture.tokens for picture in members])
         if _keeps_all(method, tokens):
             report.append(ImageReport.untouched(tokens, row))
             continue
         began = time.perf_counter()
         if guidance is not None:
             prompt = ids[row][_words(ids[row], mask, row, image_token)]
-            queries = [guidance.query(p.features.detach(), p.hidden, prompt) for p in members]
-            tokens = VisualTokens(tokens.features, grid, None, _joined(queries))
+            queries = [guidance.query(p.tokens.features, p.hidden, prompt) for p in members]
+            tokens = replace(tokens, query=_joined(queries))
         with torch.no_grad():
             found = method.reduce(tokens)
         check_reduction(found, tokens, type(method).__name__)

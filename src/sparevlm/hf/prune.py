@@ -83,7 +83,13 @@ def prune_inputs(
     guidance = None
     if "query" in method.requires:
         guidance = make_guidance(
-            model, family, relevance=relevance, clip=clip, tokenizer=tokenizer, question=question
+            model,
+            family,
+            method.compares,
+            relevance=relevance,
+            clip=clip,
+            tokenizer=tokenizer,
+            question=question,
         )
     return shrink(method, model, family, guidance, dict(inputs), side=padding_side).kwargs
 
@@ -126,11 +132,9 @@ def shrink(
     report: list[ImageReport] = []
     if pictures_given and bool(placeholders[:, start:].any()):
         wants_hidden = guidance is not None and guidance.scorer.needs_hidden_states
-        encoded = encode_images(model, kwargs, hidden=wants_hidden)
+        encoded = encode_images(model, kwargs, method, hidden=wants_hidden)
         pictures = locate(model, encoded, placeholders, start)
-        reductions, report = reduce_pictures(
-            method, model, guidance, pictures, ids, mask, image_token
-        )
+        reductions, report = reduce_pictures(method, guidance, pictures, ids, mask, image_token)
         for picture, found in zip(pictures, reductions, strict=True):
             if found is not None:
                 keep[picture.row, picture.columns] = False

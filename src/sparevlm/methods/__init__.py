@@ -12,6 +12,7 @@ from sparevlm.methods.largest_norm import LargestNorm
 from sparevlm.methods.random_tokens import RandomTokens
 from sparevlm.methods.spare import SPARE
 from sparevlm.methods.uniform_grid import UniformGrid
+from sparevlm.methods.vispruner import VisPruner
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")

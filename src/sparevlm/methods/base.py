@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
+from sparevlm.encoder import AttentionOf, Layer
 from sparevlm.tokens import (
     Budget,
     Reduction,
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 Per = Literal["image", "tile", "prompt"]
 Positions = Literal["auto", "compact", "original"]
+
+# What a method may ask for besides features: fields of `VisualTokens` ("encoder": its `encode`).
+NEEDS = frozenset({"query", "encoder_attention", "encoder_keys", "projector", "encoder"})
 
 _REGISTRY: dict[str, type[PruningMethod]] = {}
 
@@ -55,6 +59,8 @@ class PruningMethod(ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     merges: ClassVar[bool] = False
     bounds_error: ClassVar[bool] = False  # takes a Residual budget
+    compares: ClassVar[Literal["clip", "llm"]] = "clip"  # the space that "query" comes from
+    keys_of: ClassVar[Layer] = None  # the layer that "encoder_keys" comes from
 
     keep: Budget
     _: KW_ONLY
@@ -66,7 +72,7 @@ class PruningMethod(ABC):
         name = cls.__dict__.get("name")
         if name is None:  # an intermediate class
             return
-        unknown = cls.needs - {"query", "encoder_attention", "encoder_keys", "projector"}
+        unknown = cls.needs - NEEDS
         if unknown:
             raise TypeError(f"{cls.__name__}.needs holds {sorted(unknown)}, which nothing provides")
         known = _REGISTRY.get(name)
@@ -88,6 +94,11 @@ class PruningMethod(ABC):
     def requires(self) -> frozenset[str]:
         """The part of `needs` that these settings use."""
         return self.needs
+
+    @property
+    def attention_of(self) -> tuple[AttentionOf, ...]:
+        """What "encoder_attention" is made of."""
+        return (AttentionOf(),)
 
     @abstractmethod
     def reduce(self, tokens: VisualTokens) -> Reduction:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sparevlm.methods.base import PruningMethod
+from sparevlm.methods.picking import PickingMethod
 from sparevlm.selection import select, unit_rows
 from sparevlm.tokens import Reduction, VisualTokens
 
 
 @dataclass(frozen=True)
-class CDPruner(PruningMethod):
+class CDPruner(PickingMethod):
     """Conditional diversity maximisation (arXiv 2506.10967, NeurIPS 2025).
 
     Greedy MAP of the DPP with kernel diag(r) S diag(r): S_ij = cos(x_i, x_j) of the features, and r
@@ -26,16 +26,13 @@ class CDPruner(PruningMethod):
     paper: ClassVar[str] = "arXiv 2506.10967"
     needs: ClassVar[frozenset[str]] = frozenset({"query"})
 
-    def reduce(self, tokens: VisualTokens) -> Reduction:
-        """See `PruningMethod.reduce`."""
-        features = tokens.candidate_features()
-        candidates = tokens.candidate_indices()
+    def pick(self, tokens: VisualTokens, k: int) -> Reduction:
+        """See `PickingMethod.pick`."""
         scores = weights = None
         if tokens.query is not None:
             scores = tokens.query.similarity()
-            against = -scores[candidates]
+            against = -scores
             low, high = against.min(), against.max()
             weights = (against - low + 1e-6) / (high - low).clamp(min=1e-6)
-        found = select(unit_rows(features), self.budget(tokens), weights=weights)
-        order = candidates[found.order]
-        return Reduction(indices=order.sort().values, scores=scores, order=order)
+        found = select(unit_rows(tokens.features), k, weights=weights)
+        return Reduction.picked(found.order, scores=scores)

@@ -7,13 +7,13 @@ from typing import ClassVar
 
 import torch
 
-from sparevlm.methods.base import PruningMethod
+from sparevlm.methods.picking import PickingMethod
 from sparevlm.selection import cosine_distances, max_min
 from sparevlm.tokens import Reduction, VisualTokens
 
 
 @dataclass(frozen=True)
-class DivPrune(PruningMethod):
+class DivPrune(PickingMethod):
     """Diversity-based visual token pruning (arXiv 2503.02175, CVPR 2025).
 
     The max-min diversity problem on the cosine distance d_ij = 1 - cos(x_i, x_j), greedily: first
@@ -25,13 +25,12 @@ class DivPrune(PruningMethod):
     name: ClassVar[str] = "divprune"
     paper: ClassVar[str] = "arXiv 2503.02175"
 
-    def reduce(self, tokens: VisualTokens) -> Reduction:
-        """See `PruningMethod.reduce`."""
-        distances = cosine_distances(tokens.candidate_features())
+    def pick(self, tokens: VisualTokens, k: int) -> Reduction:
+        """See `PickingMethod.pick`."""
+        distances = cosine_distances(tokens.features)
         # The second smallest of a row: the smallest is the distance to itself (or to a twin).
-        nearest = distances.sort(dim=1).values[:, min(1, len(distances) - 1)]
+        nearest = distances.topk(min(2, len(distances)), dim=1, largest=False).values[:, -1]
         # Two tokens that are each other's nearest tie, but for the rounding of d_ij and d_ji.
         near = nearest.max() - 4 * torch.finfo(nearest.dtype).eps
-        first = int((nearest >= near).nonzero()[0])
-        order = tokens.candidate_indices()[max_min(distances, self.budget(tokens), first)]
-        return Reduction(indices=order.sort().values, order=order)
+        first = (nearest >= near).to(nearest.dtype)
+        return Reduction.picked(max_min(distances, k, first))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sparevlm.methods.base import PruningMethod
+from sparevlm.methods.picking import PickingMethod
 from sparevlm.selection import greedy_css
 from sparevlm.tokens import Reduction, VisualTokens
 
 
 @dataclass(frozen=True)
-class GreedyCSS(PruningMethod):
+class GreedyCSS(PickingMethod):
     """Keep the token that lowers the reconstruction error most, again and again (Farahat 2011).
 
     argmax_j |R r_j|^2 / |r_j|^2 with R the matrix of residuals: what SPARE's pivots approximate at
@@ -21,8 +21,7 @@ class GreedyCSS(PruningMethod):
     name: ClassVar[str] = "greedy-css"
     paper: ClassVar[str] = "Farahat et al., ICDM 2011"
 
-    def reduce(self, tokens: VisualTokens) -> Reduction:
-        """See `PruningMethod.reduce`."""
-        found = greedy_css(tokens.candidate_features(), self.budget(tokens))
-        order = tokens.candidate_indices()[found.order]
-        return Reduction(indices=order.sort().values, order=order, residual=found.residual)
+    def pick(self, tokens: VisualTokens, k: int) -> Reduction:
+        """See `PickingMethod.pick`."""
+        found = greedy_css(tokens.features, k)
+        return Reduction.picked(found.order, residual=found.residual)

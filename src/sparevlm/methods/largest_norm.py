@@ -7,22 +7,19 @@ from typing import ClassVar
 
 import torch
 
-from sparevlm.methods.base import PruningMethod
+from sparevlm.methods.picking import PickingMethod, largest
 from sparevlm.selection import checked_rows
 from sparevlm.tokens import Reduction, VisualTokens
 
 
 @dataclass(frozen=True)
-class LargestNorm(PruningMethod):
+class LargestNorm(PickingMethod):
     """Keep the k tokens of the largest L2 norm; ties go to the lowest index."""
 
     name: ClassVar[str] = "norm"
     paper: ClassVar[str] = "control"
 
-    def reduce(self, tokens: VisualTokens) -> Reduction:
-        """See `PruningMethod.reduce`."""
+    def pick(self, tokens: VisualTokens, k: int) -> Reduction:
+        """See `PickingMethod.pick`."""
         norms = torch.linalg.vector_norm(checked_rows(tokens.features), dim=1)
-        candidates = tokens.candidate_indices()
-        ranked = norms[candidates].argsort(descending=True, stable=True)
-        order = candidates[ranked[: self.budget(tokens)]]
-        return Reduction(indices=order.sort().values, scores=norms, order=order)
+        return Reduction.picked(largest(norms, k), scores=norms)

@@ -7,12 +7,13 @@ from typing import ClassVar
 
 import torch
 
-from sparevlm.methods.base import PruningMethod
-from sparevlm.tokens import Reduction, VisualTokens, _is_integer
+from sparevlm.methods.seeded import SeededMethod
+from sparevlm.selection import checked_rows
+from sparevlm.tokens import Reduction, VisualTokens
 
 
 @dataclass(frozen=True)
-class RandomTokens(PruningMethod):
+class RandomTokens(SeededMethod):
     """Keep tokens drawn uniformly without replacement.
 
     The draw depends on the seed and the number of candidates alone: every image of one size gets
@@ -27,17 +28,8 @@ class RandomTokens(PruningMethod):
     name: ClassVar[str] = "random"
     paper: ClassVar[str] = "control"
 
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not _is_integer(self.seed) or not 0 <= self.seed < 2**63:
-            raise ValueError(f"RandomTokens(seed={self.seed!r}): the seed must be an integer >= 0")
-
-    def reduce(self, tokens: VisualTokens) -> Reduction:
-        """See `PruningMethod.reduce`."""
-        candidates = tokens.candidate_indices()
-        generator = torch.Generator().manual_seed(int(self.seed))  # on the CPU: same everywhere
-        drawn = torch.randperm(len(candidates), generator=generator)[: self.budget(tokens)]
-        order = candidates[drawn.to(candidates.device)]
-        return Reduction(indices=order.sort().values, order=order)
+    def pick(self, tokens: VisualTokens, k: int) -> Reduction:
+        """See `PickingMethod.pick`."""
+        rows = checked_rows(tokens.features)
+        drawn = torch.randperm(len(rows), generator=self.generator())[:k]
+        return Reduction.picked(drawn.to(rows.device))

@@ -7,7 +7,8 @@ from typing import ClassVar, Literal, get_args
 
 from torch import Tensor
 
-from sparevlm.methods.base import PruningMethod, check_choice
+from sparevlm.methods.base import check_choice
+from sparevlm.methods.picking import PickingMethod
 from sparevlm.selection import select, unit_rows
 from sparevlm.tokens import Reduction, Residual, VisualTokens, _is_real
 
@@ -15,7 +16,7 @@ Guidance = Literal["anti", "normal", "none"]
 
 
 @dataclass(frozen=True)
-class SPARE(PruningMethod):
+class SPARE(PickingMethod):
     """Visual token pruning as subspace reconstruction (arXiv 2606.18681).
 
     Column subset selection on the unnormalised features: with residuals r_i, at first x_i, keep
@@ -63,36 +64,23 @@ class SPARE(PruningMethod):
         """See `PruningMethod.requires`: without guidance the question is not looked at."""
         return self.needs if self.guidance != "none" and self.strength > 0 else frozenset()
 
-    def reduce(self, tokens: VisualTokens) -> Reduction:
-        """See `PruningMethod.reduce`."""
-        candidates = tokens.candidate_indices()
-        whole = len(candidates) == len(tokens)
-        features = tokens.features if whole else tokens.features[candidates]
-        if self.normalize:
-            features = unit_rows(features)
+    def pick(self, tokens: VisualTokens, k: int) -> Reduction:
+        """See `PickingMethod.pick`."""
+        features = unit_rows(tokens.features) if self.normalize else tokens.features
         similarity = None
         if self.requires and tokens.query is not None:
             similarity = tokens.query.similarity()
         weights = None
         if similarity is not None:
-            scaled = min_max(similarity if whole else similarity[candidates])
+            scaled = min_max(similarity)
             weights = 1 - self.strength * (scaled if self.guidance == "anti" else 1 - scaled)
         budget = self.keep
-        if isinstance(budget, Residual):
-            found = select(features, self.budget(tokens), weights=weights, tol=budget.error)
-            if int(found.count) < min(budget.minimum, len(candidates)):
-                found = select(features, budget.minimum, weights=weights)
-        else:
-            found = select(features, self.budget(tokens), weights=weights)
-        order = candidates[found.order]
-        if weights is not None and not whole:
-            weights = weights.new_zeros(len(tokens)).index_copy(0, candidates, weights)
-        return Reduction(
-            indices=order.sort().values,
-            scores=similarity,
-            order=order,
-            residual=found.residual,
-            weights=weights,
+        tol = budget.error if isinstance(budget, Residual) else 0.0
+        found = select(features, k, weights=weights, tol=tol)
+        if isinstance(budget, Residual) and int(found.count) < min(budget.minimum, len(features)):
+            found = select(features, budget.minimum, weights=weights)
+        return Reduction.picked(
+            found.order, scores=similarity, residual=found.residual, weights=weights
         )
 
 

@@ -1,21 +1,45 @@
 """Choosing tokens that span the others: tensor algorithms that know no model, image or text."""
 
+from .coverage import max_coverage
+from .greedy import Gain, greedy_order, run_greedy
 from .greedy_css import greedy_css
-from .max_min import cosine_distances, euclidean_distances, max_min
+from .leverage import draw, leverage_scores, two_stage
+from .max_min import (
+    Distances,
+    cosine_distances,
+    cosine_distances_to,
+    euclidean_distances_to,
+    max_min,
+)
 from .pivoting import select
 from .reconstruction import reconstruction_error, svd_bound
 from .result import Selection
 from .rows import checked_rows, unit_rows
+from .strong_rrqr import strong_rrqr
+from .suppression import suppress
+from .volume import volume_sample
 
 __all__ = [
+    "Distances",
+    "Gain",
     "Selection",
     "checked_rows",
     "cosine_distances",
-    "euclidean_distances",
+    "cosine_distances_to",
+    "draw",
+    "euclidean_distances_to",
     "greedy_css",
+    "greedy_order",
+    "leverage_scores",
+    "max_coverage",
     "max_min",
     "reconstruction_error",
+    "run_greedy",
     "select",
+    "strong_rrqr",
+    "suppress",
     "svd_bound",
+    "two_stage",
     "unit_rows",
+    "volume_sample",
 ]

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_features, check_k, scaled_rows, working_dtype
+from .greedy import Gain, greedy_order
 from .pivoting import fill_up
 from .result import Selection, as_selection
 
@@ -53,31 +54,44 @@ def greedy_css(features: Tensor, k: int) -> Selection:
     return as_selection(order, residual.to(dtype), 0.0)
 
 
+class _Explained(Gain):
+    """Value: |R r_j|^2 / |r_j|^2, how much of the energy a pick of j takes away."""
+
+    def __init__(self, rows: Tensor, k: int) -> None:
+        eps = torch.finfo(torch.float64).eps
+        # Of the residual rows. Downdating |R r_j|^2 instead, as the paper does, is cheaper but
+        # loses it to rounding once |r_j|^2 has fallen by 1e8.
+        self._gram = rows @ rows.T
+        self._energy = self._gram.diagonal()  # |r_j|^2, a view
+        self._floor = eps * len(rows) * self._energy.max()
+        self.near = 1 - 4 * eps
+        self.left = self._energy.sum().repeat(k + 1)
+        self._measure()
+
+    def _measure(self) -> None:
+        free = self._energy > self._floor
+        gain = torch.linalg.vector_norm(self._gram, dim=1).square()
+        # Below the floor the quotient is noise.
+        self.value = torch.where(free, gain / torch.where(free, self._energy, 1), -torch.inf)
+
+    def finished(self, t: int, best: Tensor) -> bool:
+        """See `Gain`: nothing is left to explain."""
+        return bool(best.isinf())
+
+    def take(self, t: int, pick: Tensor, best: Tensor) -> None:
+        """See `Gain`: project the pick out of all residuals."""
+        new = self._gram[pick[0]] / self._energy[pick[0]].sqrt()
+        self._gram.addr_(new, new, alpha=-1)
+        self._energy[pick[0]] = 0
+        self.left[t + 1 :] = self._energy.clamp(min=0).sum()
+        self._measure()
+
+
 def _greedy(image: Tensor, k: int, name: str) -> tuple[Tensor, Tensor]:
     rows, norms = scaled_rows(image, torch.float64, name)
-    n = len(rows)
-    eps = torch.finfo(torch.float64).eps
-    # Of the residual rows. Downdating |R r_j|^2 instead, as the paper does, is cheaper but loses it
-    # to rounding once |r_j|^2 has fallen by 1e8.
-    gram = rows @ rows.T
-    energy = gram.diagonal()  # |r_j|^2, a view
-    floor = eps * n * energy.max()
-    order = torch.zeros(k, dtype=torch.int64, device=rows.device)
-    rank = 0
-    left = energy.sum().repeat(k + 1)
-    tokens = torch.arange(n, device=rows.device)
-    for t in range(k):
-        free = energy > floor
-        if not bool(free.any()):
-            break
-        gain = torch.linalg.vector_norm(gram, dim=1).square()
-        # Below the floor the quotient is noise.
-        score = torch.where(free, gain / torch.where(free, energy, 1), -1)
-        pick = torch.where(score >= score.max() * (1 - 4 * eps), tokens, n).min()
-        new = gram[pick] / energy[pick].sqrt()
-        gram.addr_(new, new, alpha=-1)
-        energy[pick] = 0
-        order[t], rank = pick, t + 1
-        left[t + 1 :] = energy.clamp(min=0).sum()
-    order = fill_up(order[None], torch.full((1, 1), rank, device=rows.device), norms[None])[0]
+    gain = _Explained(rows, k)
+    found, left = greedy_order(gain, k), gain.left
+    rank = torch.full((1, 1), len(found), device=rows.device)
+    order = torch.nn.functional.pad(found, (0, k - len(found)))
+    order = fill_up(order[None], rank, norms[None])[0]
     return order, left / torch.where(left[0] > 0, left[0], 1)

@@ -1,26 +1,50 @@
-"""Max-min selection: the row farthest from its nearest kept one, again and again."""
+"""Max-min selection: the row farthest from its nearest picked one, again and again."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from .checks import check_k
+from .greedy import Gain, greedy_order
 from .rows import checked_rows, unit_rows
+
+Distances = Callable[[Tensor], Tensor]  # token [1] -> distances [N] of all tokens to it
+
+
+class _Farthest(Gain):
+    """Value: (weighted) distance to the nearest picked token."""
+
+    def __init__(self, distances: Distances, first: Tensor, weights: Tensor | None) -> None:
+        self.value = first.clone()
+        self._distances, self._weights = distances, weights
+        self._nearest = torch.full_like(self.value, torch.inf)
+
+    def take(self, t: int, pick: Tensor, best: Tensor) -> None:
+        torch.minimum(self._nearest, self._distances(pick), out=self._nearest)
+        self.value = self._nearest if self._weights is None else self._nearest * self._weights
+        self.value.index_fill_(0, pick, -torch.inf)
 
 
 @torch.no_grad()
-def max_min(distances: Tensor, k: int, first: int) -> Tensor:
+def max_min(
+    distances: Distances | Tensor, k: int, first: Tensor, weights: Tensor | None = None
+) -> Tensor:
     """Pick k points by farthest-point traversal.
 
     Parameters
     ----------
-    distances : Tensor [N, N], float
-        Symmetric dissimilarities; only the rows of picked points are read.
+    distances : callable or Tensor [N, N]
+        Dissimilarities of all points to one: called with a point [1], int64, gives [N]. Or a
+        symmetric matrix of them.
     k : int
         How many to pick; ``k >= N`` picks all N.
-    first : int
-        The point to begin with.
+    first : Tensor [N], float
+        The point with the largest value is picked first.
+    weights : Tensor [N], optional
+        Not negative; a point's distance is multiplied by its weight.
 
     Returns
     -------
@@ -32,28 +56,28 @@ def max_min(distances: Tensor, k: int, first: int) -> Tensor:
     Gonzalez, Clustering to minimize the maximum intercluster distance, Theoretical Computer Science
     38, 1985.
     """
-    n = len(distances)
-    k = min(check_k(k), n)
-    tokens = torch.arange(n, device=distances.device)
-    order = torch.empty(k, dtype=torch.int64, device=distances.device)
-    nearest = distances.new_full((n,), torch.inf)
-    pick = torch.as_tensor(first, device=distances.device)
-    for t in range(k):
-        order[t] = pick
-        nearest = torch.minimum(nearest, distances[pick])
-        nearest[pick] = -torch.inf  # kept
-        # Not argmax: of equal values it may return any on a GPU.
-        pick = torch.where(nearest == nearest.max(), tokens, n).min()
-    return order
+    row = _row_of(distances) if isinstance(distances, Tensor) else distances
+    return greedy_order(_Farthest(row, first, weights), min(check_k(k), len(first)))
+
+
+def _row_of(matrix: Tensor) -> Distances:
+    return lambda point: matrix.index_select(0, point)[0]
 
 
 def cosine_distances(features: Tensor) -> Tensor:
     """1 - cosine of all pairs of rows: [N, D] -> [N, N], float32 (float64 for float64)."""
     unit = unit_rows(features)
-    return 1 - unit @ unit.T
+    return (unit @ unit.T).neg_().add_(1)
 
 
-def euclidean_distances(features: Tensor) -> Tensor:
-    """|x_i - x_j| of all pairs of rows: [N, D] -> [N, N], float32 (float64 for float64)."""
+def cosine_distances_to(features: Tensor) -> Distances:
+    """`cosine_distances` one column at a time: right where k is far below N."""
+    unit = unit_rows(features)
+    return lambda point: (unit @ unit.index_select(0, point)[0]).neg_().add_(1)
+
+
+def euclidean_distances_to(features: Tensor) -> Distances:
+    """|x_i - x_j| of all rows to one: [N], float32 (float64 for float64)."""
     rows = checked_rows(features)
-    return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
+    exact = "donot_use_mm_for_euclid_dist"
+    return lambda point: torch.cdist(rows.index_select(0, point), rows, compute_mode=exact)[0]

@@ -14,6 +14,7 @@ from .checks import (
     scaled_weights,
     working_dtype,
 )
+from .greedy import Gain, run_greedy
 from .products import ColumnProducts, GramProducts, Products, full_precision, prefer_gram
 from .result import Selection, as_selection
 
@@ -119,7 +120,7 @@ def _chunks(images: Tensor, k: int) -> list[tuple[int, int]]:
     return [(b, min(b + size, total)) for b in range(0, total, size)]
 
 
-class _Run:
+class _Run(Gain):
     """Greedy selection over a few images in step; can stop and go on.
 
     Products are taken image by image and everything else is elementwise or exact, so that an
@@ -146,45 +147,44 @@ class _Run:
         gram = prefer_gram(n, d, k, dtype, device)
         self._products: Products | None = (GramProducts if gram else ColumnProducts)(rows, scales)
         # What a step maximises: the squared weighted residual norm of every token.
-        self._gain = self._norms.to(dtype).square()
+        self.value = self._norms.to(dtype).square()
         eps = torch.finfo(dtype).eps
-        self._floor = eps * n * self._gain.amax(-1, keepdim=True)
-        self._near = 1 - 4 * eps
-        self._tokens = torch.arange(n, device=device)
-        self._none = torch.full((), n, device=device)
+        self._floor = eps * n * self.value.amax(-1, keepdim=True)
+        self.near = 1 - 4 * eps
         self._never = torch.full((), math.inf, dtype=dtype, device=device)
         self._zero = torch.zeros((), dtype=dtype, device=device)
         self._order = torch.zeros(k, total, 1, dtype=torch.int64, device=device)
         self._rank = torch.zeros(total, 1, dtype=torch.int64, device=device)
-        self._energy = self._gain.new_zeros(k + 1, total)
+        self._energy = self.value.new_zeros(k + 1, total)
         width = math.ceil(n / _PAD) * _PAD
-        self._factor: Tensor | None = self._gain.new_empty(total, k, width)[..., :n]
-        self._pivot_row = self._gain.new_empty(total, math.ceil(k / _PAD) * _PAD)
+        self._factor: Tensor | None = self.value.new_empty(total, k, width)[..., :n]
+        self._pivot_row = self.value.new_empty(total, math.ceil(k / _PAD) * _PAD)
         self._sync_every = 1 if device.type == "cpu" else _SYNC_EVERY
         self._sum_energy(0)
-        self.steps = 0
+        self.steps, self._tol, self._exhausted = 0, 0.0, False
 
     def advance(self, stop: int, tol: float) -> None:
         """Pick tokens until there are ``stop``, or every image has reached ``tol`` > 0."""
-        for t in range(self.steps, stop):
-            best = self._gain.amax(-1, keepdim=True)
-            alive = best > self._floor
-            if t > 0 and t % self._sync_every == 0:
-                if tol > 0 and bool((self._relative(t) <= tol).all()):
-                    return
-                if not bool(alive.any()):  # nothing left to explain: `order` fills up
-                    self._energy[t + 1 : stop + 1] = self._energy[t]
-                    self.steps = stop
-                    return
-            self._step(t, best, alive)
-            self.steps = t + 1
+        self._tol = tol
+        self.steps = run_greedy(self, self._order, self.steps, stop)
+        if self._exhausted:  # `order` fills up
+            self._energy[self.steps + 1 : stop + 1] = self._energy[self.steps]
+            self.steps = stop
 
-    def _step(self, t: int, best: Tensor, alive: Tensor) -> None:
-        gain, factor, products = self._gain, self._factor, self._products
+    def finished(self, t: int, best: Tensor) -> bool:
+        """See `Gain`: the tolerance is reached, or nothing is left to explain."""
+        if t == 0 or t % self._sync_every:
+            return False
+        if self._tol > 0 and bool((self._relative(t) <= self._tol).all()):
+            return True
+        self._exhausted = not bool((best > self._floor).any())
+        return self._exhausted
+
+    def take(self, t: int, pick: Tensor, best: Tensor) -> None:
+        """See `Gain`: one row of the Cholesky factor, and the norms downdated with it."""
+        gain, factor, products = self.value, self._factor, self._products
         assert factor is not None and products is not None
-        # Not argmax: of equal values it may return any on a GPU.
-        tied = torch.where(gain >= best * self._near, self._tokens, self._none)
-        pick = torch.amin(tied, -1, keepdim=True, out=self._order[t])
+        alive = best > self._floor
         value = gain.gather(-1, pick)
         past, new, pivot_row = factor[:, :t], factor[:, t], self._pivot_row[:, :t]
         for b, out in enumerate(new.unbind(0)):
@@ -201,7 +201,7 @@ class _Run:
         self._sum_energy(t + 1)
 
     def _sum_energy(self, t: int) -> None:
-        for gain, out in zip(self._gain.unbind(0), self._energy[t].unbind(0), strict=True):
+        for gain, out in zip(self.value.unbind(0), self._energy[t].unbind(0), strict=True):
             torch.sum(gain, 0, out=out)
 
     def _relative(self, t: int | slice) -> Tensor:

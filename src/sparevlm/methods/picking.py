@@ -1,0 +1,32 @@
+"""The base class of methods that pick among the tokens of a picture."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from sparevlm.methods.base import PruningMethod
+from sparevlm.tokens import Reduction, VisualTokens
+
+
+@dataclass(frozen=True)
+class PickingMethod(PruningMethod):
+    """A method that sees no separators: it implements `pick` instead of `reduce`."""
+
+    def reduce(self, tokens: VisualTokens) -> Reduction:
+        """See `PruningMethod.reduce`."""
+        found = self.pick(tokens.only_candidates(), self.budget(tokens))
+        if found.features is not None:
+            found = replace(found, features=found.features.to(tokens.features.dtype))
+        return found.among(tokens.candidate_indices(), len(tokens))
+
+    @abstractmethod
+    def pick(self, tokens: VisualTokens, k: int) -> Reduction:
+        """Choose k of N >= k tokens, all of which may be kept. Does not change its argument."""
+
+
+def largest(scores: Tensor, k: int) -> Tensor:
+    """The k largest of scores [N], largest first; ties go to the lowest index."""
+    return scores.argsort(descending=True, stable=True)[:k]

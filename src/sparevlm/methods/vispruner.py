@@ -1,0 +1,73 @@
+"""VisPruner: important tokens by attention, diverse ones by removing near-duplicates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from sparevlm.methods.picking import PickingMethod, largest
+from sparevlm.selection import checked_rows, unit_rows
+from sparevlm.tokens import Reduction, VisualTokens, _is_integer, _is_real
+
+
+@dataclass(frozen=True)
+class VisPruner(PickingMethod):
+    """Visual cues from the encoder (arXiv 2412.01818v3, ICCV 2025).
+
+    int(important k) tokens of the largest class-token attention (mean over heads, the layer that
+    the projector reads); the rest by removing near-duplicates from what is left: put it in
+    the order of attention, split it into even and odd places, drop the `per_round` even ones that
+    are most similar (cosine of encoder states) to an odd one, put the others in the order of that
+    similarity before the odd ones, and again until enough are gone. A tower without a class token has the attention
+    that a token receives in its place.
+
+    Parameters
+    ----------
+    important : float
+        Share of the k tokens that attention picks, in [0, 1].
+    per_round : int
+        Near-duplicates dropped at once.
+    """
+
+    name: ClassVar[str] = "vispruner"
+    paper: ClassVar[str] = "arXiv 2412.01818 (ICCV 2025)"
+    needs: ClassVar[frozenset[str]] = frozenset({"encoder_attention", "projector"})
+
+    important: float = 0.5
+    per_round: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not _is_real(self.important) or not 0 <= self.important <= 1:
+            raise ValueError(
+                f"VisPruner(important={self.important!r}): it must be a number from 0 to 1"
+            )
+        if not _is_integer(self.per_round) or self.per_round < 1:
+            raise ValueError(
+                f"VisPruner(per_round={self.per_round!r}): it must be a positive integer"
+            )
+
+    def pick(self, tokens: VisualTokens, k: int) -> Reduction:
+        """See `PickingMethod.pick`."""
+        checked_rows(tokens.features)
+        scores = tokens.attention().mean(0)
+        ranked = largest(scores, len(scores))
+        first, rest = ranked.tensor_split([int(k * self.important)])
+        diverse = self._unlike(unit_rows(tokens.states()), rest, k - len(first))
+        return Reduction(torch.cat([first, diverse]).sort().values, scores=scores)
+
+    def _unlike(self, unit: Tensor, left: Tensor, k: int) -> Tensor:
+        """Drop near-duplicates from tokens `left` [m] until k remain."""
+        while len(left) > k:
+            even, odd = left[::2], left[1::2]
+            if not len(odd):
+                return left[:k]
+            likeness = (unit[even] @ unit[odd].T).amax(1)
+            drop = min(self.per_round, len(left) - k)
+            # Not a stable sort, and not put back into order, as in the authors' program: what comes
+            # out where decides all later splits.
+            left = torch.cat([even[likeness.argsort(descending=True)[drop:]], odd])
+        return left
