@@ -3,30 +3,49 @@
 import importlib
 import pkgutil
 
+from sparevlm.methods.average_pool import AveragePool
 from sparevlm.methods.base import PruningMethod, get_method, list_methods, method_class
 from sparevlm.methods.cdpruner import CDPruner
 from sparevlm.methods.divprune import DivPrune
+from sparevlm.methods.downsampled_image import DownsampledImage
+from sparevlm.methods.fastervlm import FasterVLM
 from sparevlm.methods.greedy_css import GreedyCSS
 from sparevlm.methods.k_center import KCenter
 from sparevlm.methods.largest_norm import LargestNorm
+from sparevlm.methods.leverage_scores import LeverageScores
+from sparevlm.methods.no_image import NoImage
+from sparevlm.methods.picking import PickingMethod
 from sparevlm.methods.random_tokens import RandomTokens
 from sparevlm.methods.spare import SPARE
+from sparevlm.methods.strong_rrqr import StrongRRQR
+from sparevlm.methods.two_stage_css import TwoStageCSS
 from sparevlm.methods.uniform_grid import UniformGrid
 from sparevlm.methods.vispruner import VisPruner
+from sparevlm.methods.volume_sampling import VolumeSampling
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
     "SPARE",
+    "AveragePool",
     "CDPruner",
     "DivPrune",
+    "DownsampledImage",
+    "FasterVLM",
     "GreedyCSS",
     "KCenter",
     "LargestNorm",
+    "LeverageScores",
+    "NoImage",
+    "PickingMethod",
     "PruningMethod",
     "RandomTokens",
+    "StrongRRQR",
+    "TwoStageCSS",
     "UniformGrid",
+    "VisPruner",
+    "VolumeSampling",
     "get_method",
     "list_methods",
     "method_class",

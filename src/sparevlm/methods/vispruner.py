@@ -21,8 +21,8 @@ class VisPruner(PickingMethod):
     the projector reads); the rest by removing near-duplicates from what is left: put it in
     the order of attention, split it into even and odd places, drop the `per_round` even ones that
     are most similar (cosine of encoder states) to an odd one, put the others in the order of that
-    similarity before the odd ones, and again until enough are gone. A tower without a class token has the attention
-    that a token receives in its place.
+    similarity before the odd ones, and again until enough are gone. A tower without a class token
+    has the attention that a token receives in its place.
 
     Parameters
     ----------
