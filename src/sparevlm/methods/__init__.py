@@ -6,6 +6,7 @@ import pkgutil
 from sparevlm.methods.average_pool import AveragePool
 from sparevlm.methods.base import PruningMethod, get_method, list_methods, method_class
 from sparevlm.methods.cdpruner import CDPruner
+from sparevlm.methods.dart import DART
 from sparevlm.methods.divprune import DivPrune
 from sparevlm.methods.downsampled_image import DownsampledImage
 from sparevlm.methods.fastervlm import FasterVLM
@@ -15,11 +16,15 @@ from sparevlm.methods.largest_norm import LargestNorm
 from sparevlm.methods.leverage_scores import LeverageScores
 from sparevlm.methods.no_image import NoImage
 from sparevlm.methods.picking import PickingMethod
+from sparevlm.methods.prumerge import PruMerge, PruMergePlus
 from sparevlm.methods.random_tokens import RandomTokens
+from sparevlm.methods.scope import SCOPE
 from sparevlm.methods.spare import SPARE
 from sparevlm.methods.strong_rrqr import StrongRRQR
+from sparevlm.methods.trim import TRIM
 from sparevlm.methods.two_stage_css import TwoStageCSS
 from sparevlm.methods.uniform_grid import UniformGrid
+from sparevlm.methods.visionzip import VisionZip
 from sparevlm.methods.vispruner import VisPruner
 from sparevlm.methods.volume_sampling import VolumeSampling
 
@@ -27,7 +32,10 @@ for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
+    "DART",
+    "SCOPE",
     "SPARE",
+    "TRIM",
     "AveragePool",
     "CDPruner",
     "DivPrune",
@@ -39,12 +47,15 @@ __all__ = [
     "LeverageScores",
     "NoImage",
     "PickingMethod",
+    "PruMerge",
+    "PruMergePlus",
     "PruningMethod",
     "RandomTokens",
     "StrongRRQR",
     "TwoStageCSS",
     "UniformGrid",
     "VisPruner",
+    "VisionZip",
     "VolumeSampling",
     "get_method",
     "list_methods",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from sparevlm.methods.base import PruningMethod
+from sparevlm.selection import checked_rows
 from sparevlm.tokens import Reduction, VisualTokens
 
 
@@ -17,7 +18,11 @@ class PickingMethod(PruningMethod):
 
     def reduce(self, tokens: VisualTokens) -> Reduction:
         """See `PruningMethod.reduce`."""
-        found = self.pick(tokens.only_candidates(), self.budget(tokens))
+        seen, k = tokens.only_candidates(), self.budget(tokens)
+        if self.merges and k == len(seen):  # nothing to merge
+            checked_rows(seen.features)
+            return Reduction(tokens.candidate_indices())
+        found = self.pick(seen, k)
         if found.features is not None:
             found = replace(found, features=found.features.to(tokens.features.dtype))
         return found.among(tokens.candidate_indices(), len(tokens))

@@ -23,6 +23,8 @@ class _Coverage(Gain):
         self._weights, self._factor = weights, factor
         self._best = similarity.new_full((similarity.shape[0],), start)
         self._fresh = torch.zeros(len(factor), dtype=torch.bool, device=factor.device)
+        # Two tokens that cover each other alike tie, but for the rounding of the sums.
+        self.near = 1 - 64 * torch.finfo(similarity.dtype).eps
         self.value = self._gain(slice(None))
         self._fresh.fill_(True)
 
@@ -33,7 +35,7 @@ class _Coverage(Gain):
     def refresh(self, left: int) -> None:
         while True:
             best = self.value.amax()
-            stale = (~self._fresh & (self.value >= best)).any()
+            stale = (~self._fresh & (self.value >= best * self.near)).any()
             if not bool(stale):
                 return
             bounds = torch.where(self._fresh, -torch.inf, self.value)
