@@ -38,7 +38,7 @@ class Residual:
     maximum: int | None = None
 
     def __post_init__(self) -> None:
-        if not _is_real(self.error) or not 0 < self.error < 1:
+        if not is_real(self.error) or not 0 < self.error < 1:
             raise ValueError(
                 f"Residual(error={self.error!r}): the error must be a number between 0 and 1, "
                 "such as 0.05 for 5 % of the feature energy left unexplained"
@@ -47,7 +47,7 @@ class Residual:
             value = getattr(self, name)
             if name == "maximum" and value is None:
                 continue
-            if not _is_integer(value) or value < 1:
+            if not is_integer(value) or value < 1:
                 raise ValueError(f"Residual({name}={value!r}): it must be a positive integer")
         if self.maximum is not None and self.maximum < self.minimum:
             raise ValueError(
@@ -67,10 +67,10 @@ def check_budget(keep: Any) -> None:
         "give a positive integer (tokens per image), a fraction above 0 and at most 1.0, "
         "or Residual(0.05)"
     )
-    if _is_integer(keep):
+    if is_integer(keep):
         if keep < 1:
             raise ValueError(f"keep={keep!r} leaves no tokens: {hint}")
-    elif _is_real(keep):
+    elif is_real(keep):
         if not 0 < keep <= 1:  # false for NaN too
             raise ValueError(f"keep={keep!r} is no fraction of the tokens: {hint}")
     else:
@@ -79,15 +79,17 @@ def check_budget(keep: Any) -> None:
 
 def budget_tokens(keep: int | float, available: int) -> int:
     """How many of `available` tokens a count or fraction keeps: at least 1, at most all."""
-    wanted = int(keep) if _is_integer(keep) else round(float(keep) * available)
+    wanted = int(keep) if is_integer(keep) else round(float(keep) * available)
     return min(max(wanted, 1), available)
 
 
-def _is_integer(value: Any) -> bool:
+def is_integer(value: Any) -> bool:
+    """Whether this is an integer, and no bool."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
-def _is_real(value: Any) -> bool:
+def is_real(value: Any) -> bool:
+    """Whether this is a finite real number, and no bool."""
     return (
         isinstance(value, numbers.Real)
         and not isinstance(value, bool)

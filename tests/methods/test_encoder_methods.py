@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparevlm.methods import SCOPE, TRIM, FasterVLM, PruMerge, PruMergePlus, VisionZip, VisPruner
+from sparevlm.methods import (
+    SCOPE,
+    TRIM,
+    ApET,
+    FasterVLM,
+    HiPrune,
+    IDSelection,
+    MMTok,
+    PruMerge,
+    PruMergePlus,
+    VisionZip,
+    VisPruner,
+    ZOOPrune,
+)
 from tests.methods.scene import by_size, cosine, everything, numbers
 
 cases = st.tuples(st.integers(4, 40), st.integers(0, 10**6), st.booleans())
@@ -171,7 +186,9 @@ def test_a_question_is_needed():
         TRIM(5).reduce(tokens)
 
 
-@pytest.mark.parametrize("method", [FasterVLM, VisPruner, VisionZip, PruMerge, SCOPE])
+@pytest.mark.parametrize(
+    "method", [FasterVLM, VisPruner, VisionZip, PruMerge, SCOPE, HiPrune, IDSelection]
+)
 def test_what_is_missing_is_named(method):
     tokens = everything(encoder_attention=None)
     with pytest.raises(ValueError, match="attention is missing: attach"):
@@ -190,6 +207,127 @@ def test_bad_settings():
         (lambda: PruMerge(5, neighbours=0.5), "positive integer"),
         (lambda: TRIM(5, adaptive="yes"), "True or False"),
         (lambda: SCOPE(5, alpha=-1), "at least 0"),
+        (lambda: HiPrune(5, alpha=2), "from 0 to 1"),
+        (lambda: HiPrune(5, middle=1.5), "index of a layer"),
+        (lambda: MMTok(5, alpha=-0.1), "at least 0"),
+        (lambda: MMTok(5, text_temperature=0), "above 0"),
+        (lambda: ApET(5, basis=0), "positive integer"),
+        (lambda: ZOOPrune(5, directions=0), "positive integer"),
+        (lambda: ZOOPrune(5, step=0), "above 0"),
+        (lambda: ZOOPrune(5, seed=-1), "an integer >= 0"),
+        (lambda: IDSelection(5, gamma=0), "above 0"),
     ):
         with pytest.raises(ValueError, match=words):
             make()
+
+
+@settings(max_examples=40, deadline=None)
+@given(cases, st.sampled_from([0.0, 0.1, 0.6, 1.0]))
+def test_hiprune(case, alpha):
+    tokens, _, k = drawn(case)
+    n, columns = len(tokens), tokens.grid[1]
+    middle, late = (tokens.attention(i).numpy().mean(0) for i in (0, 1))
+    anchors = by_size(middle)[: round(k * alpha / 5)]
+    local = []
+    for step in (0, -1, 1, -columns, columns):
+        for anchor in anchors:
+            near = min(max(anchor + step, 0), n - 1)
+            if near not in local:
+                local.append(near)
+    local = local[:k]
+    kept = local + [i for i in by_size(late) if i not in local][: k - len(local)]
+    found = HiPrune(k, alpha=alpha).reduce(tokens)
+    assert found.indices.tolist() == sorted(kept)
+    assert found.order.tolist() == kept
+
+
+def softmax(values):
+    powers = np.exp(values - values.max())
+    return powers / powers.sum()
+
+
+@settings(max_examples=30, deadline=None)
+@given(cases, st.booleans())
+def test_mmtok(case, question):
+    tokens, (_, v, _, _, _), k = drawn(case)
+    n = len(v)
+    q = np.stack(
+        [softmax(np.array([cosine(v[i], v[j]) for j in range(n)]) / 0.2) for i in range(n)]
+    )
+    rows = [(0.5 / n, row) for row in q]
+    if question:
+        texts, patches = tokens.query.texts.numpy(), tokens.query.patches.numpy()
+        for t in texts:
+            p = softmax(np.array([cosine(t, patch) for patch in patches]) / 0.02)
+            rows.append((1 / len(texts), p))
+    else:
+        tokens = dataclasses.replace(tokens, query=None)
+    best, kept = [0.0] * len(rows), []
+    for _ in range(k):
+        gain = {
+            j: sum(w * max(0.0, row[j] - b) for b, (w, row) in zip(best, rows, strict=True))
+            for j in range(n)
+            if j not in kept
+        }
+        kept.append(next(j for j in gain if gain[j] >= max(gain.values()) * (1 - 1e-12)))
+        best = [max(b, row[kept[-1]]) for b, (_, row) in zip(best, rows, strict=True)]
+    assert MMTok(k).reduce(tokens).order.tolist() == kept
+
+
+@settings(max_examples=30, deadline=None)
+@given(cases, st.sampled_from([1, 3, 10]))
+def test_apet(case, size):
+    tokens, (x, v, _, _, project), k = drawn(case)
+    n = len(v)
+    basis = [by_size([np.linalg.norm(row) for row in v])[0]]
+    while len(basis) < min(size, n):
+        far = [min(np.linalg.norm(v[i] - v[j]) for j in basis) for i in range(n)]
+        basis.append(int(np.argmax(far)))
+    s = v[basis]
+    inverse = np.linalg.inv(s @ s.T + 1e-5 * np.eye(len(s)))
+    errors = [np.linalg.norm(row - s.T @ inverse @ s @ row) for row in v]
+    basis = basis[: k - 1]
+    worst = [i for i in by_size(errors) if i not in basis][: k - len(basis)]
+    groups = {i: [v[i]] for i in worst}
+    for i in range(n):
+        if i not in worst and i not in basis:
+            groups[max(worst, key=lambda j: cosine(v[i], v[j]))].append(v[i])
+    expected = {i: project([np.mean(rows, 0)])[0] for i, rows in groups.items()}
+    check(ApET(k, basis=size).reduce(tokens), expected | {i: x[i] for i in basis})
+
+
+@settings(max_examples=20, deadline=None)
+@given(cases)
+def test_zoo_prune(case):
+    tokens, (x, v, _, _, project), k = drawn(case)
+    generator = torch.Generator().manual_seed(7)
+    total = np.zeros(len(v))
+    for _ in range(5):
+        u = torch.randn(v.shape[1], generator=generator, dtype=torch.float64).numpy()
+        u = 0.1 * u / np.linalg.norm(u)
+        total += [np.linalg.norm(project([row + u])[0] - project([row - u])[0]) for row in v]
+    s = (total - total.min()) / (total.max() - total.min())
+    kept = [int(np.argmax(s))]
+    while len(kept) < k:
+        gain = [
+            -1 if i in kept else s[i] * (1 - max(cosine(x[i], x[j]) for j in kept))
+            for i in range(len(v))
+        ]
+        kept.append(int(np.argmax(gain)))
+    found = ZOOPrune(k, directions=5, step=0.1, seed=7).reduce(tokens)
+    np.testing.assert_allclose(found.scores.numpy(), total / 5 / 0.2)
+    assert found.order.tolist() == kept
+
+
+@settings(max_examples=30, deadline=None)
+@given(cases, st.sampled_from([0.5, 20.0]))
+def test_id_selection(case, gamma):
+    tokens, (x, _, a, _, _), k = drawn(case)
+    s = a.mean(0)
+    s = (s - s.min()) / (s.max() - s.min())
+    kept = []
+    for _ in range(k):
+        i = max((j for j in range(len(x)) if j not in kept), key=lambda j: (s[j], -j))
+        kept.append(i)
+        s = s - s[i] * np.array([np.exp(-gamma * (1 - cosine(x[i], row)) ** 2) for row in x])
+    assert IDSelection(k, gamma=gamma).reduce(tokens).order.tolist() == kept

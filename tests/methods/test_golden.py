@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sparevlm.methods import SPARE, CDPruner, DivPrune
+from sparevlm.methods import SPARE, CDPruner, DivPrune, VisPruner
 from sparevlm.tokens import Query, VisualTokens
 from tests import golden
 
@@ -13,7 +13,9 @@ from tests import golden
 def load(path):
     case = np.load(path)
     query = Query(torch.from_numpy(case["patch_embeds"]), torch.from_numpy(case["text_embeds"]))
-    return case, VisualTokens(torch.from_numpy(case["features"]), query=query)
+    attention = torch.from_numpy(case["cls_attention"])
+    features = torch.from_numpy(case["features"])
+    return case, VisualTokens(features, query=query, encoder_attention=attention)
 
 
 @golden.cases
@@ -28,6 +30,13 @@ def test_cdpruner(path):
     case, tokens = load(path)
     kept = CDPruner(int(case["k"])).reduce(tokens).indices
     assert kept.tolist() == case["cdpruner_kept"].tolist()
+
+
+@golden.cases
+def test_vispruner(path):
+    case, tokens = load(path)
+    kept = VisPruner(int(case["k"]), important=0.5).reduce(tokens).indices
+    assert kept.tolist() == case["vispruner_kept"].tolist()
 
 
 @golden.cases

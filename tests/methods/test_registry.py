@@ -9,7 +9,8 @@ import torch
 
 import sparevlm
 from sparevlm.methods import PruningMethod, get_method, list_methods, method_class
-from sparevlm.tokens import Query, Reduction, Residual, VisualTokens, check_reduction
+from sparevlm.tokens import Reduction, Residual, VisualTokens, check_reduction
+from tests.methods.scene import everything
 
 BAD_BUDGETS = [
     0,
@@ -28,39 +29,81 @@ BAD_BUDGETS = [
 ]
 
 
-def tokens(n=60, dim=24, grid=(6, 10), seed=0, dtype=torch.float32, **fields):
-    generator = torch.Generator().manual_seed(seed)
-    features = torch.randn(n, dim, generator=generator).to(dtype)
-    query = Query(torch.randn(n, 8, generator=generator), torch.randn(2, 8, generator=generator))
-    return VisualTokens(features, grid, query=query, **fields)
+NO_BUDGET = {"no-image"}  # keeps nothing, whatever the budget
+# What these pick depends on where a token stands, or on a draw for each place.
+BY_PLACE = {
+    "average-pool", "downsample", "hiprune", "leverage", "no-image", "prumerge", "prumerge+",
+    "random", "trim", "two-stage", "uniform", "visionzip", "volume",
+}  # fmt: skip
 
 
 every = pytest.mark.parametrize("name", list_methods())
+choosing = pytest.mark.parametrize("name", sorted(set(list_methods()) - NO_BUDGET))
 
 
-@every
+@choosing
 @pytest.mark.parametrize("keep", [1, 2, 7, 59, 60, 61, 0.06, 0.5, 1.0, 1e-9])
 def test_exactly_k_distinct_ascending(name, keep):
     wanted = min(keep, 60) if isinstance(keep, int) else max(1, round(keep * 60))
-    seen = tokens()
+    seen = everything(dtype=torch.float32)
     found = get_method(name, keep).reduce(seen)
     check_reduction(found, seen, name)
     assert len(found.indices) == wanted
+    if wanted == 60:
+        assert found.features is None
     if found.order is not None:
         assert found.order.sort().values.equal(found.indices)
 
 
-@every
+@choosing
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_every_dtype(name, dtype):
-    found = get_method(name, 5).reduce(tokens(dtype=dtype))
+    found = get_method(name, 5).reduce(everything(dtype=dtype))
     assert found.indices.dtype == torch.int64 and len(found.indices) == 5
-    assert found.features is None or found.features.dtype == dtype
+    assert (found.features is not None) == method_class(name).merges
+    if found.features is not None:
+        assert found.features.dtype == dtype and found.features.isfinite().all()
+
+
+@every
+def test_device(name):
+    found = get_method(name, 5).reduce(everything())
+    assert found.indices.device.type == "cpu"
+
+
+@choosing
+def test_nan_is_refused(name):
+    seen = everything()
+    seen.features[7, 3] = float("nan")
+    for keep in (1, 9, 60):
+        with pytest.raises(ValueError, match="NaN or infinity, first in row 7"):
+            get_method(name, keep).reduce(seen)
+
+
+@pytest.mark.parametrize("name", sorted(set(list_methods()) - BY_PLACE))
+@pytest.mark.parametrize("seed", range(3))
+def test_permutation(name, seed):
+    seen = everything(seed=seed)
+    places = torch.randperm(60, generator=torch.Generator().manual_seed(seed))
+    moved = VisualTokens(
+        seen.features[places],
+        seen.grid,
+        query=dataclasses.replace(seen.query, patches=seen.query.patches[places]),
+        encoder_attention=tuple(part[:, places] for part in seen.encoder_attention),
+        encoder_keys=seen.encoder_keys[places],
+        projector=dataclasses.replace(seen.projector, states=seen.projector.states[places]),
+    )
+    method = get_method(name, 9)
+    first, second = method.reduce(seen), method.reduce(moved)
+    assert places[second.indices].sort().values.equal(first.indices)
+    if first.features is not None:
+        ranked = places[second.indices].argsort()
+        torch.testing.assert_close(second.features[ranked], first.features)
 
 
 @every
 def test_arguments_are_not_changed_and_runs_agree(name):
-    seen = tokens()
+    seen = everything()
     before = seen.features.clone()
     method = get_method(name, 9)
     first, second = method.reduce(seen), method.reduce(seen)
@@ -68,24 +111,54 @@ def test_arguments_are_not_changed_and_runs_agree(name):
     assert first.indices.equal(second.indices)
 
 
-@every
+@pytest.mark.parametrize("name", sorted(set(list_methods()) - NO_BUDGET - {"downsample"}))
 def test_separators_are_never_kept(name):
     candidates = torch.ones(60, dtype=torch.bool)
     candidates[9::10] = False
-    seen = tokens(candidates=candidates)
+    seen = everything(candidates=candidates)
     for keep, wanted in ((1, 1), (20, 20), (1.0, 54), (0.5, 27), (60, 54)):
         found = get_method(name, keep).reduce(seen)
         check_reduction(found, seen, name)
         assert len(found.indices) == wanted
 
 
-@every
+@choosing
 def test_without_grid_or_question(name):
-    seen = tokens()
-    bare = VisualTokens(seen.features)
-    assert len(get_method(name, 5).reduce(bare).indices) == 5
-    single = VisualTokens(seen.features[:1])
-    assert get_method(name, 5).reduce(single).indices.tolist() == [0]
+    bare = VisualTokens(everything().features)
+    must = method_class(name).needs & {"encoder_attention", "encoder", "encoder_keys"}
+    if must or name in ("trim", "zoo-prune"):
+        with pytest.raises(ValueError, match=r"missing|there is none"):
+            get_method(name, 5).reduce(bare)
+    else:
+        assert len(get_method(name, 5).reduce(bare).indices) == 5
+
+
+@choosing
+def test_one_token(name):
+    assert get_method(name, 5).reduce(everything(1)).indices.tolist() == [0]
+
+
+@choosing
+@pytest.mark.parametrize("n", [2, 3, 5, 7, 31])
+def test_odd_sizes(name, n):
+    seen = everything(n)
+    for keep in range(1, n + 1):
+        found = get_method(name, keep).reduce(seen)
+        check_reduction(found, seen, name)
+        assert len(found.indices) == keep
+
+
+@choosing
+def test_twins_and_zero_rows(name):
+    seen = everything(24)
+    features = torch.cat(
+        [torch.zeros(6, 24), torch.eye(6, 24), torch.eye(6, 24), torch.ones(6, 24)]
+    )
+    for rows in (features, torch.zeros(24, 24)):
+        plain = dataclasses.replace(seen, features=rows.double())
+        found = get_method(name, 9).reduce(plain)
+        check_reduction(found, plain, name)
+        assert len(found.indices) == 9
 
 
 @every
@@ -112,7 +185,9 @@ def test_bad_settings(name):
 def test_a_residual_budget_is_taken_or_refused(name):
     cls = method_class(name)
     if cls.bounds_error:
-        found = cls(Residual(0.3)).reduce(tokens())
+        found = cls(Residual(0.3)).reduce(everything())
+        if name in NO_BUDGET:
+            return
         assert found.residual[-1] <= 0.3 < found.residual[-2]
     else:
         with pytest.raises(ValueError, match="Residual"):
@@ -155,7 +230,7 @@ def test_a_new_method_is_known_at_once():
             def reduce(self, tokens):
                 return Reduction(tokens.candidate_indices()[: self.budget(tokens)])
 
-        assert get_method("first", 3).reduce(tokens()).indices.tolist() == [0, 1, 2]
+        assert get_method("first", 3).reduce(everything()).indices.tolist() == [0, 1, 2]
         with pytest.raises(TypeError, match="both named"):
             type("Other", (PruningMethod,), {"name": "first", "reduce": First.reduce})
         with pytest.raises(TypeError, match="nothing provides"):

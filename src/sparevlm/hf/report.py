@@ -50,18 +50,21 @@ class ImageReport:
     grid: tuple[int, int] | None = None
     row: int = 0
     _features: Tensor | None = field(default=None, repr=False)
+    _merged: Tensor | None = field(default=None, repr=False)
     _residual: float | None = field(default=None, repr=False)
 
     @property
     def residual(self) -> float:
-        """Relative squared residual of all tokens, unweighted; computed when first asked for."""
+        """Relative squared residual of all tokens, unweighted; computed when first asked for.
+
+        What the language model got explains it: merged rows, for methods that merge.
+        """
         if self._residual is None:
-            if self.after == self.before:
+            if self._features is None:
                 self._residual = 0.0
             else:
-                assert self._features is not None
-                self._residual = float(reconstruction_error(self._features, self.indices))
-            self._features = None
+                self._residual = _unexplained(self._features, self.indices, self._merged)
+            self._features = self._merged = None
         return self._residual
 
     @classmethod
@@ -81,6 +84,7 @@ class ImageReport:
             grid=tokens.grid,
             row=row,
             _features=tokens.features.detach(),
+            _merged=found.features,
         )
 
     @classmethod
@@ -88,3 +92,14 @@ class ImageReport:
         """Describe a picture of which everything was kept."""
         everything = torch.arange(len(tokens), device=tokens.features.device)
         return cls(len(tokens), len(tokens), everything, 0.0, grid=tokens.grid, row=row)
+
+
+def _unexplained(features: Tensor, indices: Tensor, merged: Tensor | None) -> float:
+    """Share of the features' energy outside the span of the kept, or merged, rows."""
+    if merged is None:
+        return float(reconstruction_error(features, indices))
+    both = torch.cat([features, merged.to(features)])
+    weights = torch.ones(len(both), device=both.device)
+    weights[len(features) :] = 0  # they explain, and need no explanation
+    rows = torch.arange(len(features), len(both), device=both.device)
+    return float(reconstruction_error(both, rows, weights))

@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 
+from sparevlm.methods.apet import ApET
 from sparevlm.methods.average_pool import AveragePool
 from sparevlm.methods.base import PruningMethod, get_method, list_methods, method_class
 from sparevlm.methods.cdpruner import CDPruner
@@ -11,9 +12,12 @@ from sparevlm.methods.divprune import DivPrune
 from sparevlm.methods.downsampled_image import DownsampledImage
 from sparevlm.methods.fastervlm import FasterVLM
 from sparevlm.methods.greedy_css import GreedyCSS
+from sparevlm.methods.hiprune import HiPrune
+from sparevlm.methods.id_selection import IDSelection
 from sparevlm.methods.k_center import KCenter
 from sparevlm.methods.largest_norm import LargestNorm
 from sparevlm.methods.leverage_scores import LeverageScores
+from sparevlm.methods.mmtok import MMTok
 from sparevlm.methods.no_image import NoImage
 from sparevlm.methods.picking import PickingMethod
 from sparevlm.methods.prumerge import PruMerge, PruMergePlus
@@ -27,6 +31,7 @@ from sparevlm.methods.uniform_grid import UniformGrid
 from sparevlm.methods.visionzip import VisionZip
 from sparevlm.methods.vispruner import VisPruner
 from sparevlm.methods.volume_sampling import VolumeSampling
+from sparevlm.methods.zoo_prune import ZOOPrune
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
@@ -36,15 +41,19 @@ __all__ = [
     "SCOPE",
     "SPARE",
     "TRIM",
+    "ApET",
     "AveragePool",
     "CDPruner",
     "DivPrune",
     "DownsampledImage",
     "FasterVLM",
     "GreedyCSS",
+    "HiPrune",
+    "IDSelection",
     "KCenter",
     "LargestNorm",
     "LeverageScores",
+    "MMTok",
     "NoImage",
     "PickingMethod",
     "PruMerge",
@@ -57,6 +66,7 @@ __all__ = [
     "VisPruner",
     "VisionZip",
     "VolumeSampling",
+    "ZOOPrune",
     "get_method",
     "list_methods",
     "method_class",

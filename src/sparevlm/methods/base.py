@@ -9,6 +9,7 @@ from dataclasses import KW_ONLY, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from sparevlm.encoder import AttentionOf, Layer
+from sparevlm.methods.settings import check_choice
 from sparevlm.tokens import (
     Budget,
     Reduction,
@@ -128,16 +129,6 @@ class PruningMethod(ABC):
         from sparevlm.hf import prune_inputs
 
         return prune_inputs(self, model, inputs, **options)
-
-
-def check_choice(method: Any, field: str, allowed: tuple[str, ...]) -> None:
-    """Raise ValueError unless the field holds one of the allowed words."""
-    value = getattr(method, field)
-    if value not in allowed:
-        words = ", ".join(f'"{word}"' for word in allowed)
-        raise ValueError(
-            f"{type(method).__name__}({field}={value!r}): {field} must be one of {words}"
-        )
 
 
 def _key(name: str) -> str:

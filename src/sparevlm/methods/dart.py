@@ -8,8 +8,9 @@ from typing import ClassVar
 import torch
 
 from sparevlm.methods.picking import PickingMethod, largest
+from sparevlm.methods.settings import check_count
 from sparevlm.selection import checked_rows, unit_rows
-from sparevlm.tokens import Reduction, VisualTokens, _is_integer
+from sparevlm.tokens import Reduction, VisualTokens
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,7 @@ class DART(PickingMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not _is_integer(self.pivots) or self.pivots < 1:
-            raise ValueError(f"DART(pivots={self.pivots!r}): it must be a positive integer")
+        check_count(self, "pivots")
 
     def pick(self, tokens: VisualTokens, k: int) -> Reduction:
         """See `PickingMethod.pick`."""

@@ -12,7 +12,7 @@ from sparevlm.tokens import Reduction, VisualTokens
 
 @dataclass(frozen=True)
 class FasterVLM(PickingMethod):
-    """[CLS] attention (arXiv 2412.01818).
+    """[CLS] attention (arXiv 2412.01818v1).
 
     Keep the k tokens with the largest mean over heads of the class token's attention, in the
     encoder layer whose output the projector reads. A tower without a class token has the attention
@@ -20,7 +20,7 @@ class FasterVLM(PickingMethod):
     """
 
     name: ClassVar[str] = "fastervlm"
-    paper: ClassVar[str] = "arXiv 2412.01818"
+    paper: ClassVar[str] = "arXiv 2412.01818v1"
     needs: ClassVar[frozenset[str]] = frozenset({"encoder_attention"})
 
     def pick(self, tokens: VisualTokens, k: int) -> Reduction:

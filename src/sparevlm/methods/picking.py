@@ -35,3 +35,10 @@ class PickingMethod(PruningMethod):
 def largest(scores: Tensor, k: int) -> Tensor:
     """The k largest of scores [N], largest first; ties go to the lowest index."""
     return scores.argsort(descending=True, stable=True)[:k]
+
+
+def min_max(values: Tensor) -> Tensor:
+    """Scale values [N] linearly to [0, 1]; all equal gives zeros."""
+    low, high = values.min(), values.max()
+    spread = high - low
+    return ((values - low) / spread.clamp(min=1e-12)).clamp(0, 1)

@@ -12,8 +12,9 @@ from sparevlm.encoder import AttentionOf, Layer
 from sparevlm.methods.cells import middles
 from sparevlm.methods.outliers import upper_outliers
 from sparevlm.methods.picking import PickingMethod, largest
+from sparevlm.methods.settings import check_count, check_flag
 from sparevlm.selection import checked_rows, unit_rows
-from sparevlm.tokens import Reduction, VisualTokens, _is_integer
+from sparevlm.tokens import Reduction, VisualTokens
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,8 @@ class PruMerge(PickingMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.adaptive, bool):
-            raise ValueError(
-                f"{type(self).__name__}(adaptive={self.adaptive!r}): give True or False"
-            )
-        if not _is_integer(self.neighbours) or self.neighbours < 1:
-            raise ValueError(
-                f"{type(self).__name__}(neighbours={self.neighbours!r}): it must be a positive "
-                "integer"
-            )
+        check_flag(self, "adaptive")
+        check_count(self, "neighbours")
 
     @property
     def attention_of(self) -> tuple[AttentionOf, ...]:

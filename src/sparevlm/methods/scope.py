@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from sparevlm.methods.picking import PickingMethod
+from sparevlm.methods.settings import check_number
 from sparevlm.selection import checked_rows, max_coverage, unit_rows
-from sparevlm.tokens import Reduction, VisualTokens, _is_real
+from sparevlm.tokens import Reduction, VisualTokens
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,7 @@ class SCOPE(PickingMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not _is_real(self.alpha) or self.alpha < 0:
-            raise ValueError(f"SCOPE(alpha={self.alpha!r}): alpha must be a number of at least 0")
+        check_number(self, "alpha", lambda a: a >= 0, "of at least 0")
 
     def pick(self, tokens: VisualTokens, k: int) -> Reduction:
         """See `PickingMethod.pick`."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from sparevlm.methods.picking import PickingMethod
-from sparevlm.tokens import _is_integer
+from sparevlm.methods.settings import check_seed
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,7 @@ class SeededMethod(PickingMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not _is_integer(self.seed) or not 0 <= self.seed < 2**63:
-            raise ValueError(
-                f"{type(self).__name__}(seed={self.seed!r}): the seed must be an integer >= 0"
-            )
+        check_seed(self)
 
     def generator(self) -> torch.Generator:
         """A fresh generator, on the CPU so that all devices draw alike."""

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-from torch import Tensor
-
-from sparevlm.methods.base import check_choice
-from sparevlm.methods.picking import PickingMethod
+from sparevlm.methods.picking import PickingMethod, min_max
+from sparevlm.methods.settings import check_choice, check_flag, check_number
 from sparevlm.selection import select, unit_rows
-from sparevlm.tokens import Reduction, Residual, VisualTokens, _is_real
+from sparevlm.tokens import Reduction, Residual, VisualTokens
 
 Guidance = Literal["anti", "normal", "none"]
 
@@ -52,12 +50,8 @@ class SPARE(PickingMethod):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self, "guidance", get_args(Guidance))
-        if not _is_real(self.strength) or not 0 <= self.strength <= 1:
-            raise ValueError(
-                f"SPARE(strength={self.strength!r}): the strength must be a number from 0 to 1"
-            )
-        if not isinstance(self.normalize, bool):
-            raise ValueError(f"SPARE(normalize={self.normalize!r}): give True or False")
+        check_number(self, "strength", lambda s: 0 <= s <= 1, "from 0 to 1")
+        check_flag(self, "normalize")
 
     @property
     def requires(self) -> frozenset[str]:
@@ -82,10 +76,3 @@ class SPARE(PickingMethod):
         return Reduction.picked(
             found.order, scores=similarity, residual=found.residual, weights=weights
         )
-
-
-def min_max(values: Tensor) -> Tensor:
-    """Scale values [N] linearly to [0, 1]; all equal gives zeros."""
-    low, high = values.min(), values.max()
-    spread = high - low
-    return ((values - low) / spread.clamp(min=1e-12)).clamp(0, 1)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from sparevlm.methods.picking import PickingMethod
+from sparevlm.methods.settings import check_number
 from sparevlm.selection import checked_rows, strong_rrqr
-from sparevlm.tokens import Reduction, VisualTokens, _is_real
+from sparevlm.tokens import Reduction, VisualTokens
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,7 @@ class StrongRRQR(PickingMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not _is_real(self.factor) or self.factor < 1:
-            raise ValueError(
-                f"StrongRRQR(factor={self.factor!r}): the factor must be a number of at least 1"
-            )
+        check_number(self, "factor", lambda f: f >= 1, "of at least 1")
 
     def pick(self, tokens: VisualTokens, k: int) -> Reduction:
         """See `PickingMethod.pick`."""

@@ -9,6 +9,7 @@ import torch
 
 from sparevlm.methods.outliers import upper_outliers
 from sparevlm.methods.picking import PickingMethod, largest
+from sparevlm.methods.settings import check_flag
 from sparevlm.selection import checked_rows
 from sparevlm.tokens import Reduction, VisualTokens
 
@@ -37,8 +38,7 @@ class TRIM(PickingMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.adaptive, bool):
-            raise ValueError(f"TRIM(adaptive={self.adaptive!r}): give True or False")
+        check_flag(self, "adaptive")
 
     def pick(self, tokens: VisualTokens, k: int) -> Reduction:
         """See `PickingMethod.pick`.

@@ -8,8 +8,9 @@ from typing import ClassVar
 import torch
 
 from sparevlm.methods.picking import PickingMethod, largest
+from sparevlm.methods.settings import check_number
 from sparevlm.selection import checked_rows, unit_rows
-from sparevlm.tokens import Reduction, VisualTokens, _is_real
+from sparevlm.tokens import Reduction, VisualTokens
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,7 @@ class VisionZip(PickingMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not _is_real(self.contextual) or not 0 <= self.contextual < 1:
-            raise ValueError(
-                f"VisionZip(contextual={self.contextual!r}): it must be a number from 0 to below 1"
-            )
+        check_number(self, "contextual", lambda c: 0 <= c < 1, "from 0 to below 1")
 
     def pick(self, tokens: VisualTokens, k: int) -> Reduction:
         """See `PickingMethod.pick`."""

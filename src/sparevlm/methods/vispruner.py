@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from sparevlm.methods.picking import PickingMethod, largest
+from sparevlm.methods.settings import check_count, check_number
 from sparevlm.selection import checked_rows, unit_rows
-from sparevlm.tokens import Reduction, VisualTokens, _is_integer, _is_real
+from sparevlm.tokens import Reduction, VisualTokens
 
 
 @dataclass(frozen=True)
 class VisPruner(PickingMethod):
-    """Visual cues from the encoder (arXiv 2412.01818v3, ICCV 2025).
+    """Visual cues from the encoder (arXiv 2412.01818v2, ICCV 2025).
 
     int(important k) tokens of the largest class-token attention (mean over heads, the layer that
     the projector reads); the rest by removing near-duplicates from what is left: put it in
@@ -33,7 +34,7 @@ class VisPruner(PickingMethod):
     """
 
     name: ClassVar[str] = "vispruner"
-    paper: ClassVar[str] = "arXiv 2412.01818 (ICCV 2025)"
+    paper: ClassVar[str] = "arXiv 2412.01818v2"
     needs: ClassVar[frozenset[str]] = frozenset({"encoder_attention", "projector"})
 
     important: float = 0.5
@@ -41,14 +42,8 @@ class VisPruner(PickingMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not _is_real(self.important) or not 0 <= self.important <= 1:
-            raise ValueError(
-                f"VisPruner(important={self.important!r}): it must be a number from 0 to 1"
-            )
-        if not _is_integer(self.per_round) or self.per_round < 1:
-            raise ValueError(
-                f"VisPruner(per_round={self.per_round!r}): it must be a positive integer"
-            )
+        check_number(self, "important", lambda r: 0 <= r <= 1, "from 0 to 1")
+        check_count(self, "per_round")
 
     def pick(self, tokens: VisualTokens, k: int) -> Reduction:
         """See `PickingMethod.pick`."""

@@ -21,11 +21,13 @@ class _Farthest(Gain):
         self.value = first.clone()
         self._distances, self._weights = distances, weights
         self._nearest = torch.full_like(self.value, torch.inf)
+        self._picked = torch.zeros_like(self.value, dtype=torch.bool)
 
     def take(self, t: int, pick: Tensor, best: Tensor) -> None:
         torch.minimum(self._nearest, self._distances(pick), out=self._nearest)
-        self.value = self._nearest if self._weights is None else self._nearest * self._weights
-        self.value.index_fill_(0, pick, -torch.inf)
+        self._picked.index_fill_(0, pick, True)
+        far = self._nearest if self._weights is None else self._nearest * self._weights
+        self.value = far.masked_fill(self._picked, -torch.inf)
 
 
 @torch.no_grad()
