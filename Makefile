@@ -69,6 +69,15 @@ bench-selection: export OMP_NUM_THREADS = 1
 bench-selection: .venv/.core ## time of the selection against one matrix product, on one core
 	.venv/bin/python bench/selection.py
 
+.PHONY: bench-methods
+bench-methods: export OMP_NUM_THREADS = 1
+bench-methods: .venv/.core ## time of every method's selection against one matrix product
+	.venv/bin/python bench/methods.py
+
+.PHONY: docs
+docs: .venv/.core ## write docs/methods.md from the docstrings
+	.venv/bin/python docs/make.py
+
 .PHONY: format
 format: .venv/.dev ## fix what ruff can fix, and format
 	.venv/bin/ruff check --fix

@@ -488,6 +488,8 @@ def test_methods(capsys):
     assert spare["settings"]["guidance"] == "anti" and "keep" not in spare["settings"]
     assert cli.main(["methods"]) == 0
     out = capsys.readouterr().out
+    assert "separate query and key projections (CLIP, SigLIP)" in out
+    assert found["visionzip"]["merges"] and not found["random"]["works_with"]
     assert "guidance='anti'" in out and "sparevlm.RandomTokens" in out
 
 

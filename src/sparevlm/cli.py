@@ -436,6 +436,7 @@ def _methods(args: argparse.Namespace) -> str:
             ("  paper", facts["paper"] or "-"),
             ("  needs", ", ".join(facts["needs"]) or "nothing but the features"),
             ("  merges tokens", "yes" if facts["merges"] else "no"),
+            ("  works with", "; ".join(facts["works_with"]) or "every supported model"),
             ("  settings", f"keep, {settings}"),
         ]
         blocks.append("\n".join([f"{facts['name']}: {facts['summary']}", *_table(rows)]))
@@ -443,7 +444,9 @@ def _methods(args: argparse.Namespace) -> str:
 
 
 def _describe(cls: type[PruningMethod]) -> dict[str, Any]:
-    """Facts of a method; every method has `keep` besides, which has no default."""
+    """Facts of a method; every method has `keep` besides, which mostly has no default."""
+    from sparevlm.methods.base import works_with
+
     return {
         "name": cls.name,
         "class": cls.__name__,
@@ -451,8 +454,11 @@ def _describe(cls: type[PruningMethod]) -> dict[str, Any]:
         "paper": cls.paper,
         "needs": sorted(cls.needs),
         "merges": cls.merges,
+        "works_with": works_with(cls),
         "settings": {
-            field.name: field.default for field in fields(cls) if field.default is not MISSING
+            field.name: field.default
+            for field in fields(cls)
+            if field.default is not MISSING and field.name != "keep"
         },
     }
 

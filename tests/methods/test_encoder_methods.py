@@ -68,6 +68,13 @@ def test_vispruner(case, important, per_round):
     assert found.indices.tolist() == sorted(first + left)
 
 
+def test_vispruner_of_many_tokens_takes_products_once(monkeypatch):
+    tokens = everything(200)
+    expected = VisPruner(20).reduce(tokens).indices
+    monkeypatch.setattr("sparevlm.methods.vispruner._DIRECT", 100)
+    assert VisPruner(20).reduce(tokens).indices.equal(expected)
+
+
 @settings(max_examples=40, deadline=None)
 @given(cases, st.sampled_from([0.0, 10 / 64, 0.5, 0.9]))
 def test_visionzip(case, contextual):

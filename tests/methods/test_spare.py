@@ -79,7 +79,7 @@ def test_normalised_with_full_guidance_is_cdpruner(seed):
 
 
 def test_bad_normalize():
-    with pytest.raises(ValueError, match="give True or False"):
+    with pytest.raises(ValueError, match="must be True or False"):
         SPARE(5, normalize="yes")
 
 

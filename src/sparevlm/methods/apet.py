@@ -22,8 +22,8 @@ class ApET(PickingMethod):
     Farthest-point sampling of encoder states picks a basis S; every state is approximated by it,
     x_i ~ S^T (S S^T + 1e-5 I)^-1 S x_i. The basis and the tokens of the largest error are kept, k
     in all; every other is merged into the most similar (cosine) of the latter, which become the
-    mean of what they stand for, before the projector. Farthest-point sampling begins with the token of
-    the largest norm (ours); basis tokens stay in their own places (in the authors' program they
+    mean of what they stand for, before the projector. Farthest-point sampling begins with the token
+    of the largest norm (ours); basis tokens stay in their own places (in the authors' program they
     take those of other tokens). The paper's second stage is inside the decoder.
 
     Parameters

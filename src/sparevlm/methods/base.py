@@ -25,8 +25,16 @@ if TYPE_CHECKING:
 Per = Literal["image", "tile", "prompt"]
 Positions = Literal["auto", "compact", "original"]
 
-# What a method may ask for besides features: fields of `VisualTokens` ("encoder": its `encode`).
-NEEDS = frozenset({"query", "encoder_attention", "encoder_keys", "projector", "encoder"})
+_PROJECTIONS = "vision towers with separate query and key projections (CLIP, SigLIP)"
+# What a method may ask for besides features: fields of `VisualTokens` ("encoder": its `encode`),
+# and where that is to be had.
+NEEDS = {
+    "query": "every supported model (the question is compared by CLIP, or by the language model)",
+    "encoder_attention": _PROJECTIONS,
+    "encoder_keys": _PROJECTIONS,
+    "projector": "projectors that turn each patch into one token",
+    "encoder": "pictures that are one grid of patches",
+}
 
 _REGISTRY: dict[str, type[PruningMethod]] = {}
 
@@ -73,7 +81,7 @@ class PruningMethod(ABC):
         name = cls.__dict__.get("name")
         if name is None:  # an intermediate class
             return
-        unknown = cls.needs - NEEDS
+        unknown = cls.needs - set(NEEDS)
         if unknown:
             raise TypeError(f"{cls.__name__}.needs holds {sorted(unknown)}, which nothing provides")
         known = _REGISTRY.get(name)
@@ -129,6 +137,11 @@ class PruningMethod(ABC):
         from sparevlm.hf import prune_inputs
 
         return prune_inputs(self, model, inputs, **options)
+
+
+def works_with(cls: type[PruningMethod]) -> list[str]:
+    """What a method works with, beside a supported model: a few words each; none: with any."""
+    return list(dict.fromkeys(words for need, words in NEEDS.items() if need in cls.needs))
 
 
 def _key(name: str) -> str:
