@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from sparevlm.methods.picking import PickingMethod, largest
+from sparevlm.methods.picking import PickingMethod, first_argmax, largest
 from sparevlm.methods.settings import check_count
 from sparevlm.selection import checked_rows, euclidean_distances_to, max_min, unit_rows
 from sparevlm.tokens import Reduction, VisualTokens
@@ -57,9 +57,7 @@ class ApET(PickingMethod):
         left[basis] = False
         unit = unit_rows(states)
         alike = unit[left] @ unit[worst].T
-        columns = torch.arange(len(worst), device=rows.device)
-        best = alike == alike.amax(1, keepdim=True)
-        owner = torch.where(best, columns, len(worst)).amin(1)
+        owner = first_argmax(alike)
         merged = states[worst].index_add(0, owner, states[left])
         merged /= 1 + owner.bincount(minlength=len(worst))[:, None]
         merged = tokens.project(merged).to(rows.dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from sparevlm.methods.base import PruningMethod
@@ -35,6 +36,13 @@ class PickingMethod(PruningMethod):
 def largest(scores: Tensor, k: int) -> Tensor:
     """The k largest of scores [N], largest first; ties go to the lowest index."""
     return scores.argsort(descending=True, stable=True)[:k]
+
+
+def first_argmax(values: Tensor) -> Tensor:
+    """Column [M] of the largest value of each row [M, N]; ties go to the lowest index."""
+    columns = torch.arange(values.shape[1], device=values.device)
+    best = values == values.amax(1, keepdim=True)
+    return torch.where(best, columns, values.shape[1]).amin(1)
 
 
 def min_max(values: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from sparevlm.methods.picking import PickingMethod, largest
+from sparevlm.methods.picking import PickingMethod, first_argmax, largest
 from sparevlm.methods.settings import check_number
 from sparevlm.selection import checked_rows, unit_rows
 from sparevlm.tokens import Reduction, VisualTokens
@@ -61,7 +61,7 @@ class VisionZip(PickingMethod):
         places, features = [dominant], [tokens.features[dominant]]
         if targets_wanted:
             unit = unit_rows(keys)
-            owner = _first_argmax(unit[others] @ unit[targets].T)
+            owner = first_argmax(unit[others] @ unit[targets].T)
             wide = checked_rows(states)
             sums = torch.zeros_like(wide[targets]).index_add_(0, owner, wide[others])
             counts = owner.bincount(minlength=targets_wanted).clamp(min=1)
@@ -73,10 +73,3 @@ class VisionZip(PickingMethod):
         dtype = rows.dtype
         merged = torch.cat([part.to(dtype) for part in features])
         return Reduction.picked(torch.cat(places), merged, scores=scores)
-
-
-def _first_argmax(values: torch.Tensor) -> torch.Tensor:
-    """Column [M] of the largest value of each row [M, N]; ties go to the lowest index."""
-    columns = torch.arange(values.shape[1], device=values.device)
-    best = values == values.amax(1, keepdim=True)
-    return torch.where(best, columns, values.shape[1]).amin(1)
