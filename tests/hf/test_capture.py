@@ -10,6 +10,7 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration, SiglipVisio
 
 from sparevlm.encoder import AttentionOf, layer_index
 from sparevlm.hf.encode import encode_images
+from sparevlm.hf.families import FAMILIES
 from sparevlm.methods import PruningMethod
 from tests.hf.conftest import ONE
 from tests.tiny import tiny_llava
@@ -56,9 +57,11 @@ def eager(model, pixels):
     return torch.stack(out.attentions), out.hidden_states
 
 
-def asked(model, pixels):
+def asked(model, pixels, asks=Asks):
     with torch.no_grad():
-        return encode_images(model, {"pixel_values": pixels}, Asks(3), hidden=False).tokens
+        return encode_images(
+            model, FAMILIES["llava"], {"pixel_values": pixels}, asks(3), hidden=False
+        ).tokens
 
 
 def test_clip():
@@ -126,7 +129,7 @@ def test_only_what_was_asked_for(tiny):
         needs = frozenset({"encoder_keys"})
 
     pixels = tiny.inputs(ONE)["pixel_values"]
-    tokens = encode_images(tiny.model, {"pixel_values": pixels}, Keys(3), hidden=False).tokens[0]
+    tokens = asked(tiny.model, pixels, Keys)[0]
     assert tokens.encoder_attention is None and tokens.projector is None and tokens.encode is None
     assert tokens.encoder_keys is not None
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
+from sparevlm.hf.expand import grouped_expansion
 from sparevlm.hf.families import find_family
 from sparevlm.hf.guidance import make_guidance
 from sparevlm.hf.memory import Memory, cached_tokens, remember
@@ -223,7 +224,8 @@ class Handle:
         self._shift_lengths(kwargs, ids.shape[1])
         if kwargs.get("streamer") is not None:
             kwargs["streamer"] = _WholePrompt(kwargs["streamer"], ids)
-        out = self._inside(kwargs)
+        with grouped_expansion(self._model, kwargs):
+            out = self._inside(kwargs)
         sequences = out if isinstance(out, Tensor) else out.sequences
         answer = sequences[:, kwargs["input_ids"].shape[1] :]
         prompts = ids.to(sequences.device).repeat_interleave(len(sequences) // len(ids), 0)

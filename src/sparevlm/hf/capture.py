@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sparevlm.encoder import AttentionOf, Layer, Projector, layer_index
+from sparevlm.hf.families import Family
 
 
 class Capture:
@@ -40,12 +41,15 @@ class Capture:
     def __init__(
         self,
         model: Any,
+        family: Family,
         needs: frozenset[str],
         attention_of: tuple[AttentionOf, ...],
         keys_of: Layer,
         read: int,
     ) -> None:
-        self._model, self._needs = model.base_model, needs
+        self._tower = getattr(model.base_model, family.tower)
+        self._projector: Any = getattr(model.base_model, family.projector, None)
+        self._needs = needs
         self._attention_of = attention_of if "encoder_attention" in needs else ()
         self._layers: list[Any] = []
         self._found: dict[tuple[int, str], Tensor] = {}
@@ -54,11 +58,10 @@ class Capture:
         self._thread = threading.get_ident()
         self._keys: int | None = None
         if self._attention_of or "encoder_keys" in needs:
-            tower = self._model.vision_tower
-            self._layers = [part for part in tower.modules() if _is_attention(part)]
+            self._layers = [part for part in self._tower.modules() if _is_attention(part)]
             if not self._layers:
                 raise ValueError(
-                    f"{type(tower).__name__} has no attention that can be read: "
+                    f"{type(self._tower).__name__} has no attention that can be read: "
                     "choose a method that needs features only"
                 )
             depth = len(self._layers)
@@ -74,8 +77,12 @@ class Capture:
             part = getattr(self._layers[layer], name)
             self._hooks.append(part.register_forward_hook(self._keep(layer, name)))
         if "projector" in self._needs:
-            projector = self._model.multi_modal_projector
-            self._hooks.append(projector.register_forward_pre_hook(self._keep_states))
+            if self._projector is None:
+                raise ValueError(
+                    "this model has no projector that can be read: choose a method that needs "
+                    "features only"
+                )
+            self._hooks.append(self._projector.register_forward_pre_hook(self._keep_states))
         return self
 
     def __exit__(
@@ -115,6 +122,8 @@ class Capture:
             keys = self._heads(self._found[self._keys, "k_proj"][i], self._layers[self._keys])
             found["encoder_keys"] = keys[_classes(len(keys), tokens) :]
         if self._states is not None:
+            if self._states.ndim != 3 or self._states.shape[1] != tokens:
+                raise _mismatch(self._states.shape[-2], tokens)
             found["projector"] = Projector(self._states[i], self._project, class_state)
         return found
 
@@ -138,7 +147,7 @@ class Capture:
 
     def _project(self, states: Tensor) -> Tensor:
         with torch.no_grad():
-            projected: Tensor = self._model.multi_modal_projector(states[None])[0]
+            projected: Tensor = self._projector(states[None])[0]
         return projected
 
 
@@ -156,11 +165,15 @@ def _mean_attention(queries: Tensor, keys: Tensor, scale: float) -> Tensor:
 def _classes(length: int, tokens: int) -> int:
     """How many class tokens stand before the patches."""
     if length - tokens not in (0, 1):
-        raise ValueError(
-            f"the vision encoder has {length} positions and the language model gets {tokens} "
-            "visual tokens: this method works where each patch is one visual token"
-        )
+        raise _mismatch(length, tokens)
     return length - tokens
+
+
+def _mismatch(length: int, tokens: int) -> ValueError:
+    return ValueError(
+        f"the vision encoder has {length} positions and the language model gets {tokens} visual "
+        "tokens of a picture: this method works where each patch is one visual token"
+    )
 
 
 def _is_attention(part: nn.Module) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sparevlm.hf.capture import Capture
-from sparevlm.hf.families import patch_grid
+from sparevlm.hf.families import Family, patch_grid
 from sparevlm.tokens import VisualTokens
 
 if TYPE_CHECKING:
@@ -44,15 +44,28 @@ class Encoded:
     hidden: list[Tensor] | None
     used: set[str]
 
+    @property
+    def count(self) -> int:
+        """Visual tokens of all images."""
+        return sum(len(rows) for rows in self.features)
+
     def with_features(self, features: list[Tensor]) -> Any:
-        """A copy of the output that carries other features."""
+        """A copy of the output that carries other features: one entry [k, D] a prompt.
+
+        One entry a prompt and not one an image: transformers 5.18 repeats entries one by one for
+        beams, which mixes up the images of a prompt. Families whose features are one tensor get
+        one; of prompts with different numbers of tokens, a token is an entry.
+        """
         output = copy.copy(self.output)
         output.pooler_output = features
+        if isinstance(self.output.pooler_output, Tensor):
+            even = len({len(rows) for rows in features}) == 1
+            output.pooler_output = torch.stack(features) if even else torch.cat(features)[:, None]
         return output
 
 
 def encode_images(
-    model: Any, kwargs: dict[str, Any], method: PruningMethod, *, hidden: bool
+    model: Any, family: Family, kwargs: dict[str, Any], method: PruningMethod, *, hidden: bool
 ) -> Encoded:
     """Encode the pictures of a call with the arguments that the call gave.
 
@@ -62,42 +75,51 @@ def encode_images(
     encoder = model.base_model.get_image_features
     names = set(inspect.signature(encoder).parameters) - {"kwargs"}
     arguments = {n: kwargs[n] for n in names if kwargs.get(n) is not None}
-    arguments["pixel_values"] = arguments["pixel_values"].to(
-        _device(model)
-    )  # as generate does with inputs left on the CPU
+    tower = getattr(model.base_model, family.tower)
+    device = next(tower.parameters()).device  # as generate does with inputs left on the CPU
+    arguments["pixel_values"] = arguments["pixel_values"].to(device)
     layer = _feature_layer(model, kwargs)
-    with Capture(model, needs, method.attention_of, method.keys_of, layer) as capture:
+    with Capture(model, family, needs, method.attention_of, method.keys_of, layer) as capture:
         output = encoder(**arguments, return_dict=True)
     features = list(output.pooler_output)
     states, classes = None, [None] * len(features)
     if hidden or "projector" in needs:
-        states, classes = _patch_states(output.hidden_states[layer], features)
+        states, classes = _patch_states(output.hidden_states, layer, features)
     tokens = []
     for i, rows in enumerate(features):
         more = capture.fields(i, len(rows), classes[i])
         if "encoder" in needs:
             more["encode"] = _smaller(encoder, arguments, i, model.config.vision_config.patch_size)
-        tokens.append(VisualTokens(rows.detach(), patch_grid(model, len(rows)), **more))
+        grid = patch_grid(family, len(rows))
+        candidates = _candidates(model, family, rows)
+        tokens.append(VisualTokens(rows.detach(), grid, candidates, **more))
     return Encoded(output, features, tokens, states if hidden else None, names)
 
 
-def _device(model: Any) -> torch.device:
-    return next(model.base_model.vision_tower.parameters()).device
+def _candidates(model: Any, family: Family, rows: Tensor) -> Tensor | None:
+    """False for the rows [N, D] that end a line of patches; None if there are none."""
+    if family.newline is None:
+        return None
+    newline = getattr(model.base_model, family.newline).detach().to(rows)
+    ends = (rows.detach() == newline).all(1)
+    return ~ends if bool(ends.any()) else None
 
 
 def _feature_layer(model: Any, kwargs: dict[str, Any]) -> int:
     """Index of the hidden state that the projector reads; the last of several."""
-    layer = kwargs.get("vision_feature_layer")
-    layer = model.config.vision_feature_layer if layer is None else layer
-    return layer if isinstance(layer, int) else list(layer)[-1]
+    layer: Any = kwargs.get("vision_feature_layer")
+    layer = getattr(model.config, "vision_feature_layer", -1) if layer is None else layer
+    return layer if isinstance(layer, int) else int(list(layer)[-1])
 
 
-def _patch_states(states: Tensor, features: list[Tensor]) -> tuple[list[Tensor] | None, list[Any]]:
-    """Encoder states [B, L, C] of the patches of each image, and of its class token."""
-    states = states.detach()
+def _patch_states(
+    hidden: Any, layer: int, features: list[Tensor]
+) -> tuple[list[Tensor] | None, list[Any]]:
+    """Encoder states of the patches of each image, and of its class token; None: not to be had."""
     classes: list[Any] = [None] * len(features)
-    if len(states) != len(features):
+    if hidden is None or len(hidden[layer]) != len(features):
         return None, classes
+    states = hidden[layer].detach()
     found = []
     for i, (state, rows) in enumerate(zip(states, features, strict=True)):
         extra = len(state) - len(rows)  # the class token, where it is no visual token

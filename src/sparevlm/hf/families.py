@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,6 +31,16 @@ class Family:
         user says is the question.
     pixels : tuple of str
         Arguments that carry pictures.
+    tower, projector : str
+        Attributes of the base model: the vision encoder, and what maps its rows to the language
+        model's.
+    newline : str or None
+        Attribute of the base model that holds the row put at the end of each line of patches.
+    tiled : bool
+        Whether a picture may come as several entries, the tiles, that follow each other in the
+        prompt without a token between them.
+    tokens : str
+        Visual tokens of a picture, for people.
     """
 
     name: str
@@ -39,6 +50,11 @@ class Family:
     positions: Literal["compact", "original"]
     question: str = r"(?i)\b(?:user|assistant|system)\s*:|\[/?INST\]"
     pixels: tuple[str, ...] = ("pixel_values",)
+    tower: str = "vision_tower"
+    projector: str = "multi_modal_projector"
+    newline: str | None = None
+    tiled: bool = False
+    tokens: str = ""
 
 
 LLAVA = Family(
@@ -47,9 +63,86 @@ LLAVA = Family(
     classes=("LlavaForConditionalGeneration", "LlavaModel"),
     hub=("llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-13b-hf"),
     positions="original",
+    tokens="576",
+)
+VIPLLAVA = Family(
+    name="ViP-LLaVA",
+    model_type="vipllava",
+    classes=("VipLlavaForConditionalGeneration", "VipLlavaModel"),
+    hub=("llava-hf/vip-llava-7b-hf", "llava-hf/vip-llava-13b-hf"),
+    positions="original",
+    question=r"(?i)\b(?:human|user|assistant|system)\s*:|###",
+    tokens="576",
+)
+LLAVA_NEXT = Family(
+    name="LLaVA-NeXT",
+    model_type="llava_next",
+    classes=("LlavaNextForConditionalGeneration", "LlavaNextModel"),
+    hub=("llava-hf/llava-v1.6-vicuna-7b-hf", "llava-hf/llava-v1.6-mistral-7b-hf"),
+    positions="original",
+    newline="image_newline",
+    tokens="1,176 to 2,928, line ends among them",
+)
+LLAVA_ONEVISION = Family(
+    name="LLaVA-OneVision",
+    model_type="llava_onevision",
+    classes=("LlavaOnevisionForConditionalGeneration", "LlavaOnevisionModel"),
+    hub=(
+        "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
+        "llava-hf/llava-onevision-qwen2-7b-ov-hf",
+        "llava-hf/llava-interleave-qwen-0.5b-hf",
+    ),
+    positions="original",
+    question=r"(?i)<\|im_(?:start|end)\|>|\b(?:user|assistant|system)\b",
+    newline="image_newline",
+    tokens="729 to 7,290, line ends among them",
+)
+INTERNVL = Family(
+    name="InternVL",
+    model_type="internvl",
+    classes=("InternVLForConditionalGeneration", "InternVLModel"),
+    hub=("OpenGVLab/InternVL3-1B-hf", "OpenGVLab/InternVL3_5-1B-HF", "OpenGVLab/InternVL3-8B-hf"),
+    positions="original",
+    question=r"(?i)<\|im_(?:start|end)\|>|\b(?:user|assistant|system)\b",
+    tiled=True,
+    tokens="256 a tile, 1 to 13 tiles",
+)
+GEMMA3 = Family(
+    name="Gemma 3",
+    model_type="gemma3",
+    classes=("Gemma3ForConditionalGeneration", "Gemma3Model"),
+    hub=("google/gemma-3-4b-it", "google/gemma-3-12b-it", "google/gemma-3-27b-it"),
+    positions="original",
+    question=r"<(?:start|end)_of_turn>|\b(?:user|model)\n",
+    tokens="256",
+)
+PALIGEMMA = Family(
+    name="PaliGemma",
+    model_type="paligemma",
+    classes=("PaliGemmaForConditionalGeneration", "PaliGemmaModel"),
+    hub=(
+        "google/paligemma2-3b-mix-224",
+        "google/paligemma2-3b-mix-448",
+        "google/paligemma-3b-mix-224",
+    ),
+    positions="original",
+    tokens="256, 1,024 or 4,096",
+)
+MISTRAL3 = Family(
+    name="Mistral 3",
+    model_type="mistral3",
+    classes=("Mistral3ForConditionalGeneration", "Mistral3Model"),
+    hub=("mistralai/Mistral-Small-3.1-24B-Instruct-2503",),
+    positions="original",
+    tokens="by the picture's size",
 )
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (LLAVA,)}
+FAMILIES: dict[str, Family] = {
+    family.model_type: family
+    for family in (
+        LLAVA, VIPLLAVA, LLAVA_NEXT, LLAVA_ONEVISION, INTERNVL, GEMMA3, PALIGEMMA, MISTRAL3,
+    )
+}  # fmt: skip
 
 
 class UnsupportedModelError(ValueError):
@@ -79,13 +172,11 @@ def find_family(model: Any) -> Family:
     return family
 
 
-def patch_grid(model: Any, tokens: int) -> tuple[int, int] | None:
+def patch_grid(family: Family, tokens: int) -> tuple[int, int] | None:
     """Rows and columns of an image's patches, or None where `tokens` form no such grid."""
-    vision = model.config.vision_config
-    side, patch = getattr(vision, "image_size", None), getattr(vision, "patch_size", None)
-    if not isinstance(side, int) or not isinstance(patch, int):
-        return None
-    rows = side // patch
+    if family.newline is not None or family.model_type == "mistral3":
+        return None  # several grids, or one of any shape
+    rows = math.isqrt(tokens)
     return (rows, rows) if rows * rows == tokens else None
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sparevlm.hf.encode import Encoded
+from sparevlm.hf.families import Family
 from sparevlm.hf.guidance import Guidance
 from sparevlm.hf.report import ImageReport
 from sparevlm.tokens import Query, Reduction, Residual, VisualTokens, check_reduction, joined
@@ -28,16 +29,38 @@ class Picture:
     tokens: VisualTokens
     hidden: Tensor | None
 
+    def goes_on_in(self, other: Picture) -> bool:
+        """Whether `other` stands right behind this one in the same prompt."""
+        return self.row == other.row and int(self.columns[-1]) + 1 == int(other.columns[0])
+
+    def joined_with(self, other: Picture) -> Picture:
+        """Both as one picture, of which they are tiles."""
+        hidden = None
+        if self.hidden is not None and other.hidden is not None:
+            hidden = torch.cat([self.hidden, other.hidden])
+        return Picture(
+            self.row,
+            torch.cat([self.columns, other.columns]),
+            torch.cat([self.features, other.features]),
+            joined([self.tokens, other.tokens]),
+            hidden,
+        )
+
 
 def mark(model: Any) -> str:
     """How an error calls the placeholder."""
     return f"<image> (token {model.config.image_token_id})"
 
 
-def locate(model: Any, encoded: Encoded, placeholders: Tensor, start: int) -> list[Picture]:
-    """Find the columns of each encoded image; images before column `start` are left out."""
+def locate(
+    model: Any, family: Family, encoded: Encoded, placeholders: Tensor, start: int, *, tiles: bool
+) -> list[Picture]:
+    """Find the columns of each encoded image; images before column `start` are left out.
+
+    `tiles`: each tile by itself, where a picture comes as several.
+    """
     length = placeholders.shape[1]
-    given = sum(len(features) for features in encoded.features)
+    given = encoded.count
     new = placeholders.clone()
     new[:, :start] = False
     wanted, wanted_new = int(placeholders.sum()), int(new.sum())
@@ -49,7 +72,8 @@ def locate(model: Any, encoded: Encoded, placeholders: Tensor, start: int) -> li
         )
     mask = placeholders if given == wanted else new
     places = mask.flatten().nonzero()[:, 0]
-    found, first = [], 0
+    found: list[Picture] = []
+    first = 0
     for i, features in enumerate(encoded.features):
         here = places[first : first + len(features)]
         first += len(features)
@@ -63,7 +87,11 @@ def locate(model: Any, encoded: Encoded, placeholders: Tensor, start: int) -> li
         if int(columns[0]) < start:
             continue  # in the cache already
         hidden = encoded.hidden[i] if encoded.hidden is not None else None
-        found.append(Picture(row, columns, features, encoded.tokens[i], hidden))
+        tile = Picture(row, columns, features, encoded.tokens[i], hidden)
+        if family.tiled and not tiles and found and found[-1].goes_on_in(tile):
+            found[-1] = found[-1].joined_with(tile)
+        else:
+            found.append(tile)
     return found
 
 
@@ -108,7 +136,9 @@ def reduce_pictures(
 
 
 def _keeps_all(method: PruningMethod, tokens: VisualTokens) -> bool:
-    return not isinstance(method.keep, Residual) and method.budget(tokens) == len(tokens)
+    if isinstance(method.keep, Residual):
+        return False
+    return method.budget(tokens) == len(tokens.candidate_indices())
 
 
 def _words(row_ids: Tensor, mask: Tensor | None, row: int, image_token: int) -> Tensor:
@@ -141,11 +171,7 @@ def _split(found: Reduction, sizes: list[int]) -> list[Reduction]:
 
 
 def features_by_row(pictures: list[Picture], reductions: list[Reduction | None]) -> list[Tensor]:
-    """Kept features, one entry a prompt.
-
-    One entry a prompt and not one an image: transformers 5.18 repeats entries one by one for beams,
-    which mixes up the images of a prompt.
-    """
+    """Kept features, one entry a prompt."""
     rows: dict[int, list[Tensor]] = {}
     for picture, found in zip(pictures, reductions, strict=True):
         kept = picture.features

@@ -6,6 +6,7 @@ downstream knows that there were more.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -132,18 +133,22 @@ def shrink(
     report: list[ImageReport] = []
     if pictures_given and bool(placeholders[:, start:].any()):
         wants_hidden = guidance is not None and guidance.scorer.needs_hidden_states
-        encoded = encode_images(model, kwargs, method, hidden=wants_hidden)
-        pictures = locate(model, encoded, placeholders, start)
+        encoded = encode_images(model, family, kwargs, method, hidden=wants_hidden)
+        tiles = method.per == "tile"
+        pictures = locate(model, family, encoded, placeholders, start, tiles=tiles)
         reductions, report = reduce_pictures(method, guidance, pictures, ids, mask, image_token)
         for picture, found in zip(pictures, reductions, strict=True):
             if found is not None:
-                keep[picture.row, picture.columns] = False
+                # With what stands between its placeholders: marks of lines and tiles.
+                keep[picture.row, picture.columns[0] : picture.columns[-1] + 1] = False
                 keep[picture.row, picture.columns[found.indices.to(keep.device)]] = True
         kwargs = {name: value for name, value in kwargs.items() if name not in encoded.used}
-        features = [picture.features for picture in pictures]
-        if any(found is not None for found in reductions):
-            features = features_by_row(pictures, reductions)
-        kwargs["mm_encoder_outputs"] = {"image": encoded.with_features(features)}
+        untouched = all(found is None for found in reductions)
+        if untouched and sum(len(p.features) for p in pictures) == encoded.count:
+            output = copy.copy(encoded.output)
+        else:
+            output = encoded.with_features(features_by_row(pictures, reductions))
+        kwargs["mm_encoder_outputs"] = {"image": output}
     elif pictures_given and not bool(placeholders.any()):
         raise ValueError(
             f"{len(kwargs[family.pixels[0]])} pictures and no placeholder for them: put one "

@@ -1,0 +1,194 @@
+"""Families whose positions are one number a token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import transformers as tf
+
+from tests.families.common import (
+    Made,
+    finished,
+    make_tokenizer,
+    text_settings,
+    vision_settings,
+    without_video,
+)
+
+MEAN = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+SQUARE = {"size": {"height": 56, "width": 56}, **MEAN}
+
+
+def _clip_processor():
+    crop = {"height": 56, "width": 56}
+    return tf.CLIPImageProcessorPil(size={"shortest_edge": 56}, crop_size=crop, **MEAN)
+
+
+def llava() -> Made:
+    tokenizer = make_tokenizer(image_token="<image>")
+    config = tf.LlavaConfig(
+        vision_config=tf.CLIPVisionConfig(**vision_settings()),
+        text_config=tf.LlamaConfig(**text_settings(tokenizer)),
+        image_token_index=tokenizer.image_token_id,
+    )
+    processor = tf.LlavaProcessor(
+        _clip_processor(), tokenizer, patch_size=14, vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )  # fmt: skip
+    model = finished(lambda: tf.LlavaForConditionalGeneration(config))
+    return Made("llava", model, processor)
+
+
+def vipllava() -> Made:
+    tokenizer = make_tokenizer(image_token="<image>")
+    config = tf.VipLlavaConfig(
+        vision_config=tf.CLIPVisionConfig(**vision_settings()),
+        text_config=tf.LlamaConfig(**text_settings(tokenizer)),
+        image_token_index=tokenizer.image_token_id, vision_feature_layers=[-2, 1],
+    )  # fmt: skip
+    processor = tf.LlavaProcessor(
+        _clip_processor(), tokenizer, patch_size=14, vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )  # fmt: skip
+    model = finished(lambda: tf.VipLlavaForConditionalGeneration(config))
+    return Made("vipllava", model, processor)
+
+
+def _llava_next(name: str, text: type) -> Made:
+    tokenizer = make_tokenizer(image_token="<image>")
+    grids = [[56, 112], [112, 56], [112, 112]]
+    config = tf.LlavaNextConfig(
+        vision_config=tf.CLIPVisionConfig(**vision_settings()),
+        text_config=text(**text_settings(tokenizer)),
+        image_token_index=tokenizer.image_token_id, image_grid_pinpoints=grids,
+    )  # fmt: skip
+    images = tf.LlavaNextImageProcessorPil(
+        size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56},
+        image_grid_pinpoints=grids, **MEAN,
+    )  # fmt: skip
+    processor = tf.LlavaNextProcessor(
+        images, tokenizer, patch_size=14, vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )  # fmt: skip
+    model = finished(lambda: tf.LlavaNextForConditionalGeneration(config))
+    return Made(name, model, processor)
+
+
+def llava_next() -> Made:
+    return _llava_next("llava_next", tf.LlamaConfig)
+
+
+def llava_next_mistral() -> Made:
+    return _llava_next("llava_next_mistral", tf.MistralConfig)
+
+
+def llava_onevision() -> Made:
+    tokenizer = make_tokenizer(image_token="<image>", video_token="<video>")
+    grids = [[56, 112], [112, 56], [112, 112]]
+    config = tf.LlavaOnevisionConfig(
+        vision_config=tf.SiglipVisionConfig(**vision_settings()),
+        text_config=tf.Qwen2Config(**text_settings(tokenizer)),
+        image_token_index=tokenizer.image_token_id, video_token_index=tokenizer.video_token_id,
+        image_grid_pinpoints=grids,
+    )  # fmt: skip
+    images = tf.LlavaOnevisionImageProcessorPil(image_grid_pinpoints=grids, **SQUARE)
+    processor = without_video(tf.LlavaOnevisionProcessor)(
+        images, tokenizer, None, num_image_tokens=16,
+        vision_feature_select_strategy="full",
+    )  # fmt: skip
+    model = finished(lambda: tf.LlavaOnevisionForConditionalGeneration(config))
+    return Made("llava_onevision", model, processor)
+
+
+def internvl() -> Made:
+    tokenizer = make_tokenizer(
+        start_image_token="<img>", end_image_token="</img>", context_image_token="<IMG_CONTEXT>",
+        video_token="<video>",
+    )  # fmt: skip
+    vision = vision_settings(image_size=[56, 56], patch_size=[14, 14])
+    config = tf.InternVLConfig(
+        vision_config=tf.InternVLVisionConfig(**vision),
+        text_config=tf.Qwen2Config(**text_settings(tokenizer)),
+        image_token_id=tokenizer.context_image_token_id, image_seq_length=4,
+    )  # fmt: skip
+    images = tf.GotOcr2ImageProcessorPil(
+        crop_to_patches=True, min_patches=1, max_patches=4, **SQUARE
+    )
+    processor = without_video(tf.InternVLProcessor)(images, tokenizer, None, image_seq_length=4)
+    model = finished(lambda: tf.InternVLForConditionalGeneration(config))
+    return Made("internvl", model, processor, image="<IMG_CONTEXT>")
+
+
+def gemma3() -> Made:
+    tokenizer = make_tokenizer(
+        image_token="<image_soft_token>", boi_token="<start_of_image>", eoi_token="<end_of_image>"
+    )
+    config = tf.Gemma3Config(
+        vision_config=tf.SiglipVisionConfig(**vision_settings(84, vision_use_head=False)),
+        text_config=tf.Gemma3TextConfig(**text_settings(tokenizer, sliding_window=24)),
+        image_token_index=tokenizer.image_token_id, boi_token_index=tokenizer.boi_token_id,
+        eoi_token_index=tokenizer.eoi_token_id, mm_tokens_per_image=9,
+    )  # fmt: skip
+    images = tf.Gemma3ImageProcessorPil(size={"height": 84, "width": 84}, **MEAN)
+    processor = tf.Gemma3Processor(images, tokenizer, image_seq_length=9)
+    model = finished(lambda: tf.Gemma3ForConditionalGeneration(config), words=0.02)
+    return Made("gemma3", model, processor, image="<start_of_image>", nested=True)
+
+
+def paligemma() -> Made:
+    tokenizer = make_tokenizer(image_token="<image>")
+    images = tf.SiglipImageProcessorPil(**SQUARE)
+    images.image_seq_length = 16
+    processor = tf.PaliGemmaProcessor(images, tokenizer)
+    config = tf.PaliGemmaConfig(
+        vision_config=tf.SiglipVisionConfig(**vision_settings(vision_use_head=False)),
+        text_config=tf.GemmaConfig(**text_settings(tokenizer)),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"), projection_dim=64,
+    )  # fmt: skip
+    model = finished(lambda: tf.PaliGemmaForConditionalGeneration(config), words=0.1)
+    return Made("paligemma", model, processor, nested=True, text_only=False)
+
+
+class _PixtralLayout:
+    """The placeholders of PixtralProcessor, which cannot be imported without torchvision."""
+
+    def __init__(self, image_processor: Any, tokenizer: Any, patch: int):
+        self.image_processor, self.tokenizer, self.patch = image_processor, tokenizer, patch
+
+    def __call__(self, images: Any, text: list[str], **options: Any) -> dict[str, Any]:
+        flat = [picture for row in images or [] for picture in row]
+        found = dict(self.image_processor(flat, return_tensors="pt")) if flat else {}
+        sizes = iter(found.get("image_sizes", []))
+        written = []
+        for prompt in text:
+            while "[IMG]" in prompt:
+                height, width = (int(side) // self.patch for side in next(sizes))
+                lines = ["<row>" * width] * height
+                prompt = prompt.replace("[IMG]", "[IMG_BREAK]".join(lines) + "[IMG_END]", 1)
+            written.append(prompt.replace("<row>", "[IMG]"))
+        return dict(self.tokenizer(written, **options)) | found
+
+
+def mistral3() -> Made:
+    tokenizer = make_tokenizer("[IMG]", "[IMG_BREAK]", "[IMG_END]")
+    config = tf.Mistral3Config(
+        vision_config=tf.PixtralVisionConfig(**vision_settings(112, head_dim=8)),
+        text_config=tf.MistralConfig(**text_settings(tokenizer)),
+        image_token_index=tokenizer.convert_tokens_to_ids("[IMG]"), spatial_merge_size=2,
+    )  # fmt: skip
+    images = tf.PixtralImageProcessorPil(
+        size={"longest_edge": 112}, patch_size={"height": 28, "width": 28}, **MEAN
+    )
+    processor = _PixtralLayout(images, tokenizer, patch=28)
+    model = finished(lambda: tf.Mistral3ForConditionalGeneration(config))
+    return Made("mistral3", model, processor, image="[IMG]", nested=True)
+
+
+BUILDERS: dict[str, Callable[[], Made]] = {
+    f.__name__: f
+    for f in (
+        llava, vipllava, llava_next, llava_next_mistral, llava_onevision, internvl, gemma3,
+        paligemma, mistral3,
+    )
+}  # fmt: skip

@@ -1,0 +1,310 @@
+"""One matrix over all families: tiny random models, real processors."""
+
+from __future__ import annotations
+
+import copy
+import functools
+
+import pytest
+import torch
+from transformers import StaticCache
+
+from sparevlm.hf import attach
+from sparevlm.hf.encode import encode_images
+from sparevlm.hf.families import FAMILIES
+from sparevlm.methods import SPARE, DivPrune, NoImage, RandomTokens, UniformGrid
+from sparevlm.tokens import Residual
+from tests.families import BUILDERS
+
+ONE = "user : <image> what color is the star ? assistant :"
+SHORT = "user : <image> count the digits . assistant :"
+TWO = "user : <image> <image> is the red star in the first picture ? assistant :"
+TEXT = "user : what color is the circle ? assistant :"
+POSITIONS = pytest.mark.parametrize("positions", ["compact", "original"])
+KEEP = 7
+
+
+@functools.cache
+def made(name):
+    return BUILDERS[name]()
+
+
+@pytest.fixture(params=sorted(BUILDERS))
+def family(request):
+    return made(request.param)
+
+
+def facts(family):
+    return FAMILIES[family.model.config.model_type]
+
+
+def of(wanted):
+    """Only the families whose facts are `wanted`."""
+    names = [name for name in sorted(BUILDERS) if wanted(facts(made(name)))]
+    return pytest.mark.parametrize("family", names, indirect=True)
+
+
+def spare(keep=KEEP, **settings):
+    return SPARE(keep, guidance="none", **settings)
+
+
+def answer(family, inputs, steps=5, **options):
+    options = {"do_sample": False, "max_new_tokens": steps, "min_new_tokens": steps} | options
+    return family.model.generate(**copy.copy(inputs), **options)
+
+
+def new(inputs, out):
+    return out[:, inputs["input_ids"].shape[1] :]
+
+
+@torch.no_grad()
+def by_hand(family, inputs, report, original):
+    """Logits of one prompt whose chosen rows and words are embedded here, row by row."""
+    model = family.model
+    image = model.config.image_token_id
+    given = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
+    features = encode_images(model, facts(family), given, UniformGrid(1), hidden=False).features
+    rows = torch.cat(features)
+    ids = inputs["input_ids"][0].tolist()
+    visual = [column for column, token in enumerate(ids) if token == image]
+    assert len(visual) == len(rows)
+    keep, first = set(range(len(ids))), 0
+    for picture in report:
+        columns = visual[first : first + picture.before]
+        first += picture.before
+        if picture.after < picture.before:
+            keep -= set(range(columns[0], columns[-1] + 1))
+            keep |= {columns[i] for i in picture.indices.tolist()}
+    kept = sorted(keep)
+    table = model.get_input_embeddings()
+    safe = [0 if token == image else token for token in ids]
+    embedded = table(torch.tensor(safe))
+    for place, column in enumerate(visual):
+        embedded[column] = rows[place].to(embedded)
+    more = {
+        name: inputs[name][:, kept]
+        for name in ("token_type_ids", "mm_token_type_ids")
+        if name in inputs
+    }
+    positions = torch.tensor([kept if original else list(range(len(kept)))])
+    return model(
+        inputs_embeds=embedded[kept][None],
+        attention_mask=torch.ones(1, len(kept), dtype=torch.long),
+        position_ids=positions,
+        **more,
+    ).logits
+
+
+def test_keep_all_is_bit_identical(family):
+    for prompts in ((ONE,), (TWO, SHORT)):
+        inputs = family.inputs(*prompts)
+        with torch.no_grad():
+            logits, tokens = family.model(**inputs).logits, answer(family, inputs)
+            with spare(1.0)(family.model) as handle:
+                assert torch.equal(family.model(**inputs).logits, logits)
+                assert torch.equal(answer(family, inputs), tokens)
+                assert all(picture.before == picture.after for picture in handle.report)
+
+
+@POSITIONS
+@pytest.mark.parametrize("prompt", [ONE, TWO])
+def test_equals_a_reference_by_hand(family, positions, prompt):
+    inputs = family.inputs(prompt)
+    with torch.no_grad(), spare(positions=positions)(family.model) as handle:
+        found = family.model(**inputs).logits
+    assert [picture.after for picture in handle.report] == [KEEP] * prompt.count("<image>")
+    expected = by_hand(family, inputs, handle.report, positions == "original")
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    full = family.model(**inputs).logits
+    assert not torch.allclose(found[0, -1], full[0, -1])
+
+
+@POSITIONS
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_batch_equals_singles_in_forward(family, positions, side):
+    prompts = (TWO, SHORT, TEXT) if family.text_only else (TWO, SHORT)
+    both = family.inputs(*prompts, side=side)
+    with torch.no_grad(), spare(positions=positions)(family.model) as handle:
+        out = family.model(**both)
+        pictures, first = handle.report, 0
+        assert out.logits.shape[1] <= both["input_ids"].shape[1]
+        for row, prompt in enumerate(prompts):
+            one = family.inputs(prompt, first=first)
+            first += prompt.count("<image>")
+            alone = family.model(**one).logits[0]
+            found = out.logits[row]
+            found = found[-len(alone) :] if side == "left" else found[: len(alone)]
+            torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-5)
+    assert len(pictures) == 3
+
+
+@POSITIONS
+def test_generate_in_a_batch_equals_singles(family, positions):
+    prompts = (TWO, SHORT, TEXT) if family.text_only else (TWO, SHORT)
+    both = family.inputs(*prompts)
+    with spare(positions=positions)(family.model):
+        found, first = new(both, answer(family, both)), 0
+        for row, prompt in enumerate(prompts):
+            one = family.inputs(prompt, first=first)
+            first += prompt.count("<image>")
+            assert torch.equal(found[row], new(one, answer(family, one))[0])
+
+
+def test_generate_equals_forward_step_by_step(family):
+    inputs = family.inputs(ONE)
+    with torch.no_grad(), spare()(family.model):
+        tokens = new(inputs, answer(family, inputs))[0]
+        for step in range(3):
+            more = dict(inputs)
+            for name in ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"):
+                if name in inputs:
+                    fill = {"input_ids": tokens[None, :step], "attention_mask": 1}.get(name, 0)
+                    tail = torch.zeros(1, step, dtype=torch.long) + fill
+                    more[name] = torch.cat([inputs[name], tail], 1)
+            logits = family.model(**more).logits
+            if facts(family).model_type != "paligemma":  # its prefix attends both ways
+                assert int(logits[0, -1].argmax()) == int(tokens[step])
+
+
+def test_beams_and_several_answers(family):
+    prompts = (TWO, SHORT)
+    both = family.inputs(*prompts)
+    options = {"num_beams": 3, "num_return_sequences": 2}
+    with spare()(family.model):
+        found, first = new(both, answer(family, both, **options)), 0
+        for row, prompt in enumerate(prompts):
+            one = family.inputs(prompt, first=first)
+            first += prompt.count("<image>")
+            assert torch.equal(
+                found[2 * row : 2 * row + 2], new(one, answer(family, one, **options))
+            )
+
+
+def test_sampling_is_that_of_the_pruned_model(family):
+    inputs = family.inputs(ONE)
+    pruned = spare().prune_inputs(family.model, inputs)
+    torch.manual_seed(0)
+    expected = family.model.generate(**pruned, do_sample=True, max_new_tokens=5)
+    torch.manual_seed(0)
+    with spare()(family.model):
+        found = answer(family, inputs, do_sample=True, min_new_tokens=None)
+    assert torch.equal(new(inputs, found), new(pruned, expected))
+
+
+def test_static_cache(family):
+    inputs = family.inputs(ONE, SHORT)
+    with spare()(family.model):
+        expected = answer(family, inputs)
+        found = answer(family, inputs, cache_implementation="static")
+    assert torch.equal(found, expected)
+
+
+@POSITIONS
+def test_a_second_turn(family, positions):
+    inputs = family.inputs(ONE)
+    options = {"return_dict_in_generate": True}
+    with spare(positions=positions)(family.model):
+        first = answer(family, inputs, **options)
+        follow = family.processor.tokenizer(TEXT, return_tensors="pt")["input_ids"][:, 1:]
+        whole = {"input_ids": torch.cat([first.sequences, follow], 1)}
+        whole["attention_mask"] = torch.ones_like(whole["input_ids"])
+        for name in ("token_type_ids", "mm_token_type_ids"):
+            if name in inputs:
+                longer = torch.zeros_like(whole["input_ids"])
+                longer[:, : inputs[name].shape[1]] = inputs[name]
+                whole[name] = longer
+        rest = {k: v for k, v in inputs.items() if k not in whole}
+        found = answer(family, whole, past_key_values=first.past_key_values)
+        if facts(family).model_type in ("paligemma",):
+            return  # what came first attended to nothing behind it
+        assert torch.equal(found, answer(family, whole | rest))
+
+
+def test_labels(family):
+    inputs = family.inputs(ONE)
+    labels = inputs["input_ids"].clone()
+    labels[:, :-4] = -100
+    with torch.no_grad(), spare()(family.model):
+        out = family.model(**inputs, labels=labels)
+    logits = out.logits[0, -5:-1].float()
+    expected = torch.nn.functional.cross_entropy(logits, labels[0, -4:])
+    torch.testing.assert_close(out.loss.float(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_ragged_budgets(family):
+    method = spare(Residual(0.2))
+    prompts = (ONE, SHORT)
+    both = family.inputs(*prompts)
+    with method(family.model) as handle:
+        found = new(both, answer(family, both))
+        counts = [picture.after for picture in handle.report]
+        for row, prompt in enumerate(prompts):
+            one = family.inputs(prompt, first=row)
+            assert torch.equal(found[row], new(one, answer(family, one))[0])
+            assert handle.report[0].after == counts[row]
+
+
+def test_one_budget_for_a_prompt(family):
+    with torch.no_grad(), spare(9, per="prompt")(family.model) as handle:
+        family.model(**family.inputs(TWO))
+    (group,) = handle.report
+    assert group.after == 9
+
+
+@of(lambda known: known.tiled)
+def test_every_tile_its_budget(family):
+    with torch.no_grad(), spare(3, per="tile")(family.model) as handle:
+        family.model(**family.inputs(TWO))
+    assert len(handle.report) > 2 and {picture.after for picture in handle.report} == {3}
+
+
+@pytest.mark.parametrize("method", [DivPrune(5), RandomTokens(5), UniformGrid(5), NoImage()])
+def test_other_methods(family, method):
+    inputs = family.inputs(ONE)
+    with method(family.model) as handle:
+        assert answer(family, inputs).shape[1] == inputs["input_ids"].shape[1] + 5
+    assert handle.report[0].after == (0 if isinstance(method, NoImage) else 5)
+
+
+@of(lambda known: known.newline is not None)
+def test_separators_are_never_kept(family):
+    inputs = family.inputs(ONE)
+    newline = getattr(family.model.base_model, facts(family).newline)
+    given = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
+    rows = encode_images(family.model, facts(family), given, spare(), hidden=False).features[0]
+    ends = (rows == newline).all(1)
+    assert ends.any()
+    with torch.no_grad(), spare(int((~ends).sum()) - 1)(family.model) as handle:
+        family.model(**inputs)
+    assert not ends[handle.report[0].indices].any()
+
+
+def test_placeholders_that_do_not_fit(family):
+    inputs = family.inputs(ONE)
+    image = family.model.config.image_token_id
+    column = int((inputs["input_ids"][0] == image).nonzero()[0])
+    for name in ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"):
+        if name in inputs:
+            value = inputs[name]
+            inputs[name] = torch.cat([value[:, :column], value[:, column + 1 :]], 1)
+    with spare()(family.model), pytest.raises(ValueError, match="placeholders and"):
+        family.model(**inputs)
+
+
+def test_nothing_is_left_behind(family):
+    inputs = family.inputs(ONE)
+    with torch.no_grad():
+        expected = family.model(**inputs).logits
+        before = dict(family.model.__dict__)
+        handle = attach(spare(), family.model)
+        family.model(**inputs)
+        handle.detach()
+        assert dict(family.model.__dict__).keys() == before.keys()
+        assert torch.equal(family.model(**inputs).logits, expected)
+
+
+def test_static_cache_given(family):
+    inputs = family.inputs(ONE)
+    cache = StaticCache(family.model.config.get_text_config(), max_cache_len=400)
+    with spare()(family.model):
+        assert torch.equal(answer(family, inputs, past_key_values=cache), answer(family, inputs))
