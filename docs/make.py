@@ -1,4 +1,4 @@
-"""Write docs/methods.md from the methods' docstrings: python docs/make.py."""
+"""Write docs/methods.md and docs/models.md from the code: python docs/make.py."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import inspect
 import re
 from dataclasses import MISSING, fields
 from pathlib import Path
+from typing import Any
 
+from sparevlm.hf import family_facts
+from sparevlm.hf.refused import REASONS
 from sparevlm.methods import PruningMethod, list_methods, method_class
 from sparevlm.methods.base import works_with
 
@@ -21,6 +24,16 @@ bit-identical. Settings that all have are `per` ("image", "prompt") and `positio
 "compact", "original"). In the formulas x_i is the feature of token i as the language model gets it,
 after the projector; an encoder state is the row that goes into the projector. What a selection
 costs: `make bench-methods`.
+
+"""
+
+MODELS_HEAD = """# Model families
+
+Written by `make docs` from `hf/families.py`; do not edit. Each family passes one test matrix on the
+oldest and the newest transformers that are supported, with tiny random models and, where it can be
+imported without torchvision, the family's real processor. Checkpoints themselves were not run here:
+no hub was at hand. `positions="auto"` was measured for LLaVA alone (docs/defaults.md); the others
+follow it.
 
 """
 
@@ -71,5 +84,36 @@ def text() -> str:
     return HEAD + "\n".join(section(method_class(name)) for name in list_methods())
 
 
+def family_section(facts: dict[str, Any]) -> str:
+    name = facts["hub"][0]
+    hub = ", ".join(f"[{hub}](https://huggingface.co/{hub})" for hub in facts["hub"])
+    table = {
+        "classes": ", ".join(f"`{cls}`" for cls in facts["classes"]),
+        "checkpoints": hub,
+        "pictures": "yes" if facts["images"] else "no",
+        "video": "yes" if facts["video"] else "not yet",
+        "visual tokens a picture": facts["tokens"],
+        'positions="auto"': facts["positions"],
+    }
+    lines = "".join(f"| {key} | {value} |\n" for key, value in table.items())
+    return (
+        f"## {facts['name']}\n\n|  |  |\n| --- | --- |\n{lines}\n"
+        f'    model, processor = sparevlm.load("{name}")\n'
+        "    with sparevlm.SPARE(keep=64)(model):\n"
+        "        out = model.generate(**inputs, max_new_tokens=64)\n"
+    )
+
+
+def models_text() -> str:
+    refused = "".join(f"| `{kind}` | {why} |\n" for kind, why in sorted(REASONS.items()))
+    return (
+        MODELS_HEAD
+        + "\n".join(family_section(facts) for facts in family_facts())
+        + "\n## Not supported\n\n| model_type | why |\n| --- | --- |\n"
+        + refused
+    )
+
+
 if __name__ == "__main__":
     TARGET.write_text(text())
+    TARGET.with_name("models.md").write_text(models_text())

@@ -24,6 +24,11 @@ def test_methods():
         assert f"\n## {name}\n" in made
 
 
+def test_models():
+    made = runpy.run_path(str(DOCS / "make.py"))["models_text"]()
+    assert (DOCS / "models.md").read_text() == made, "run make docs"
+
+
 def test_the_method_of_contributing(monkeypatch):
     text = (DOCS.parent / "CONTRIBUTING.md").read_text()
     code = re.search(r"```python\n(.*?)```", text, flags=re.S).group(1)

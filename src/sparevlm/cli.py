@@ -470,12 +470,21 @@ def _models(args: argparse.Namespace) -> str:
     if args.json:
         return json.dumps(found)
     rows = [
-        ("family", "model_type", "images", "video", "positions", "status", "class, checkpoints")
+        (
+            "family",
+            "model_type",
+            "images",
+            "video",
+            "positions",
+            "status",
+            "tokens a picture",
+            "class, checkpoints",
+        )
     ]
     for facts in found:
         rows.append((
             facts["name"], facts["model_type"], _yes(facts["images"]), _yes(facts["video"]),
-            facts["positions"], facts["status"],
+            facts["positions"], facts["status"], facts["tokens"],
             ", ".join([facts["classes"][0], *facts["hub"]]),
         ))  # fmt: skip
     return "\n".join(_table(rows))

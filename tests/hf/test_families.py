@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import functools
+import types
 
 import pytest
 import torch
+import transformers
 from transformers import StaticCache
+from transformers.models.auto import modeling_auto as auto
 
 from sparevlm.hf import attach
 from sparevlm.hf.encode import encode_images
-from sparevlm.hf.families import FAMILIES
+from sparevlm.hf.families import FAMILIES, UnsupportedModelError, find_family
 from sparevlm.methods import SPARE, DivPrune, NoImage, RandomTokens, UniformGrid
 from sparevlm.tokens import Residual
 from tests.families import BUILDERS
@@ -308,3 +311,38 @@ def test_static_cache_given(family):
     cache = StaticCache(family.model.config.get_text_config(), max_cache_len=400)
     with spare()(family.model):
         assert torch.equal(answer(family, inputs, past_key_values=cache), answer(family, inputs))
+
+
+def image_text_to_text() -> list[str]:
+    names = []
+    for found in auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.values():
+        names += [found] if isinstance(found, str) else list(found)
+    return sorted({name for name in names if hasattr(transformers, name)})
+
+
+@pytest.mark.parametrize("name", image_text_to_text())
+def test_every_class_is_tested_or_refused(name):
+    cls = getattr(transformers, name)
+    model = cls.__new__(cls)
+    torch.nn.Module.__init__(model)
+    kind = cls.config_class.model_type
+    model.config = types.SimpleNamespace(
+        model_type=kind, is_encoder_decoder=getattr(cls.config_class, "is_encoder_decoder", False)
+    )
+    tested = {type(made(built).model).__name__ for built in BUILDERS}
+    try:
+        find_family(model)
+    except UnsupportedModelError as error:
+        assert name not in tested
+        words = str(error)
+        assert words.startswith(f"{name} is not supported: ") and "\n" not in words
+        assert len(words.split(";")[0]) > len(f"{name} is not supported: ") + 20
+    else:
+        assert name in tested
+
+
+def test_remote_code_is_refused():
+    model = copy.copy(made("llava").model)
+    model.__class__ = type("Odd", (type(model),), {"__module__": "transformers_modules.odd"})
+    with pytest.raises(UnsupportedModelError, match="trust_remote_code"):
+        attach(spare(), model)

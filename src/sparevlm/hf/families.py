@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import torch
 
+from sparevlm.hf.refused import why_not
+
 
 @dataclass(frozen=True)
 class Family:
@@ -163,13 +165,24 @@ def find_family(model: Any) -> Family:
     family = FAMILIES.get(getattr(config, "model_type", ""))
     if not isinstance(model, torch.nn.Module) or config is None:
         raise UnsupportedModelError(f"{kind} is no transformers model: give one of {supported}")
+    if _is_remote(model):
+        raise UnsupportedModelError(
+            f"{kind} comes from a repository's own code (trust_remote_code), of which nothing is "
+            f"known: load it with the class in transformers; supported are {supported}"
+        )
     if family is None or kind not in family.classes:
-        raise UnsupportedModelError(f"{kind} is not supported: supported are {supported}")
+        raise UnsupportedModelError(
+            f"{kind} is not supported: {why_not(model)}; supported are {supported}"
+        )
     if "mm_encoder_outputs" not in inspect.signature(model.forward).parameters:
         raise UnsupportedModelError(
             f"{kind}.forward takes no mm_encoder_outputs: install transformers >= 5.18"
         )
     return family
+
+
+def _is_remote(model: Any) -> bool:
+    return type(model).__module__.startswith("transformers_modules.")
 
 
 def patch_grid(family: Family, tokens: int) -> tuple[int, int] | None:
@@ -190,6 +203,7 @@ def family_facts() -> list[dict[str, Any]]:
             "images": True,
             "video": False,
             "positions": family.positions,
+            "tokens": family.tokens,
             "hub": list(family.hub),
             "status": "tested",
         }

@@ -1,0 +1,48 @@
+"""Why a model is not supported: a sentence for each kind."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+_MROPE = "its positions have several axes (M-RoPE), which pruning does not carry over yet"
+_QUERIES = "its Q-Former gives the language model a few queries already, not patches"
+_CODES = "its pictures are codes of the vocabulary (VQ), not features"
+_CROSS = "its language model reads pictures by cross-attention, not as tokens"
+
+REASONS: dict[str, str] = {
+    **dict.fromkeys(
+        (
+            "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe",
+            "qwen4_exp", "qwen2_5_omni", "qwen2_5_omni_thinker", "qwen3_omni_moe",
+            "qwen3_omni_moe_thinker", "glm4v", "glm4v_moe", "glm46v", "glm_ocr", "glmga",
+            "ernie4_5_vl_moe", "exaone4_5", "hunyuan_vl", "hyperclovax_vision_v2", "paddleocr_vl",
+            "cohere_compass", "cosmos3_edge", "cosmos3_omni", "minicpmv4_7",
+        ),
+        _MROPE,
+    ),
+    **dict.fromkeys(("blip-2", "blip_2", "instructblip", "instructblipvideo"), _QUERIES),
+    "granite4_vision": _QUERIES,
+    **dict.fromkeys(("chameleon", "emu3", "janus"), _CODES),
+    **dict.fromkeys(("mllama", "idefics", "evolla"), _CROSS),
+    **dict.fromkeys(
+        ("idefics3", "smolvlm", "aya_vision", "llama4"),
+        "its tiles are separated by marks, and where a picture ends cannot be told yet",
+    ),
+}  # fmt: skip
+
+
+def why_not(model: Any) -> str:
+    """Why a transformers model is not supported."""
+    config = model.config
+    known = REASONS.get(getattr(config, "model_type", ""))
+    if known is not None:
+        return known
+    if getattr(config, "is_encoder_decoder", False):
+        return "it is an encoder-decoder, whose decoder reads pictures by cross-attention"
+    if "mm_encoder_outputs" not in inspect.signature(model.forward).parameters:
+        return (
+            "its forward takes no pruned features (mm_encoder_outputs), so it would have to be "
+            "rewritten"
+        )
+    return "its layout of visual tokens has not been tested yet"
