@@ -23,7 +23,6 @@ ONE = "user : <image> what color is the star ? assistant :"
 SHORT = "user : <image> count the digits . assistant :"
 TWO = "user : <image> <image> is the red star in the first picture ? assistant :"
 TEXT = "user : what color is the circle ? assistant :"
-POSITIONS = pytest.mark.parametrize("positions", ["compact", "original"])
 KEEP = 7
 
 
@@ -32,13 +31,25 @@ def made(name):
     return BUILDERS[name]()
 
 
+def facts(family):
+    return FAMILIES[family.model.config.model_type]
+
+
 @pytest.fixture(params=sorted(BUILDERS))
 def family(request):
     return made(request.param)
 
 
-def facts(family):
-    return FAMILIES[family.model.config.model_type]
+placed = pytest.mark.parametrize(
+    ("family", "positions"),
+    [
+        (name, positions)
+        for name in sorted(BUILDERS)
+        for positions in ("compact", "original")
+        if positions == "original" or not facts(made(name)).mrope
+    ],
+    indirect=["family"],
+)
 
 
 def of(wanted):
@@ -84,18 +95,37 @@ def by_hand(family, inputs, report, original):
     embedded = table(torch.tensor(safe))
     for place, column in enumerate(visual):
         embedded[column] = rows[place].to(embedded)
-    more = {
-        name: inputs[name][:, kept]
-        for name in ("token_type_ids", "mm_token_type_ids")
-        if name in inputs
+    words = {
+        "inputs_embeds": embedded[kept][None],
+        "attention_mask": torch.ones(1, len(kept), dtype=torch.long),
+        "position_ids": torch.tensor([kept if original else list(range(len(kept)))]),
     }
-    positions = torch.tensor([kept if original else list(range(len(kept)))])
-    return model(
-        inputs_embeds=embedded[kept][None],
-        attention_mask=torch.ones(1, len(kept), dtype=torch.long),
-        position_ids=positions,
-        **more,
-    ).logits
+    if facts(family).mrope:
+        return mrope_by_hand(family, inputs, words, kept, visual)
+    if "token_type_ids" in inputs:
+        words["token_type_ids"] = inputs["token_type_ids"][:, kept]
+    return model(**words).logits
+
+
+def mrope_by_hand(family, inputs, words, kept, visual):
+    """The language model alone, with positions of the whole prompt, and deepstack by hand."""
+    base = family.model.model
+    types = (inputs["input_ids"] == family.model.config.image_token_id).int()
+    places, _ = base.get_rope_index(
+        inputs["input_ids"], mm_token_type_ids=types, image_grid_thw=inputs["image_grid_thw"]
+    )
+    words["position_ids"] = places[..., kept]
+    output = base.get_image_features(
+        inputs["pixel_values"], inputs["image_grid_thw"], return_dict=True
+    )
+    if getattr(output, "deepstack_features", None):
+        chosen = [visual.index(column) for column in kept if column in set(visual)]
+        words["deepstack_visual_embeds"] = [
+            torch.cat(list(level))[chosen] for level in output.deepstack_features
+        ]
+        words["visual_pos_masks"] = torch.tensor([[column in set(visual) for column in kept]])
+    hidden = base.language_model(**words).last_hidden_state
+    return family.model.lm_head(hidden)
 
 
 def test_keep_all_is_bit_identical(family):
@@ -109,7 +139,7 @@ def test_keep_all_is_bit_identical(family):
                 assert all(picture.before == picture.after for picture in handle.report)
 
 
-@POSITIONS
+@placed
 @pytest.mark.parametrize("prompt", [ONE, TWO])
 def test_equals_a_reference_by_hand(family, positions, prompt):
     inputs = family.inputs(prompt)
@@ -122,7 +152,7 @@ def test_equals_a_reference_by_hand(family, positions, prompt):
     assert not torch.allclose(found[0, -1], full[0, -1])
 
 
-@POSITIONS
+@placed
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_batch_equals_singles_in_forward(family, positions, side):
     prompts = (TWO, SHORT, TEXT) if family.text_only else (TWO, SHORT)
@@ -141,7 +171,7 @@ def test_a_batch_equals_singles_in_forward(family, positions, side):
     assert len(pictures) == 3
 
 
-@POSITIONS
+@placed
 def test_generate_in_a_batch_equals_singles(family, positions):
     prompts = (TWO, SHORT, TEXT) if family.text_only else (TWO, SHORT)
     both = family.inputs(*prompts)
@@ -202,7 +232,7 @@ def test_static_cache(family):
     assert torch.equal(found, expected)
 
 
-@POSITIONS
+@placed
 def test_a_second_turn(family, positions):
     inputs = family.inputs(ONE)
     options = {"return_dict_in_generate": True}
@@ -339,6 +369,18 @@ def test_every_class_is_tested_or_refused(name):
         assert len(words.split(";")[0]) > len(f"{name} is not supported: ") + 20
     else:
         assert name in tested
+
+
+@of(lambda known: known.mrope)
+def test_several_axes_are_not_renumbered(family):
+    inputs = family.inputs(ONE)
+    with spare(positions="compact")(family.model):
+        with pytest.raises(ValueError, match="cannot be renumbered"):
+            family.model(**inputs)
+        with pytest.raises(ValueError, match="cannot be renumbered"):
+            answer(family, inputs)
+    with spare()(family.model), pytest.raises(ValueError, match="need the cache"):
+        answer(family, inputs, use_cache=False)
 
 
 def test_remote_code_is_refused():

@@ -48,7 +48,7 @@ class Capture:
         read: int,
     ) -> None:
         self._tower = getattr(model.base_model, family.tower)
-        self._projector: Any = getattr(model.base_model, family.projector, None)
+        self._projector: Any = getattr(model.base_model, family.projector or "_", None)
         self._needs = needs
         self._attention_of = attention_of if "encoder_attention" in needs else ()
         self._layers: list[Any] = []

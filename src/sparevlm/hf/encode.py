@@ -36,6 +36,8 @@ class Encoded:
         Encoder states of the same patches at the layer that the projector reads.
     used : set of str
         Arguments that the encoder took.
+    tiles : int or None
+        Entries of each picture, where the pixels say so.
     """
 
     output: Any
@@ -43,20 +45,24 @@ class Encoded:
     tokens: list[VisualTokens]
     hidden: list[Tensor] | None
     used: set[str]
+    tiles: int | None = None
 
     @property
     def count(self) -> int:
         """Visual tokens of all images."""
         return sum(len(rows) for rows in self.features)
 
-    def with_features(self, features: list[Tensor]) -> Any:
+    def with_features(self, features: list[Tensor], deep: list[list[Tensor]] | None) -> Any:
         """A copy of the output that carries other features: one entry [k, D] a prompt.
 
         One entry a prompt and not one an image: transformers 5.18 repeats entries one by one for
         beams, which mixes up the images of a prompt. Families whose features are one tensor get
-        one; of prompts with different numbers of tokens, a token is an entry.
+        one; of prompts with different numbers of tokens, a token is an entry. `deep` are the
+        features for deeper layers (deepstack), a list of the same kind a layer.
         """
         output = copy.copy(self.output)
+        if deep is not None:
+            output.deepstack_features = deep
         output.pooler_output = features
         if isinstance(self.output.pooler_output, Tensor):
             even = len({len(rows) for rows in features}) == 1
@@ -85,15 +91,20 @@ def encode_images(
     states, classes = None, [None] * len(features)
     if hidden or "projector" in needs:
         states, classes = _patch_states(output.hidden_states, layer, features)
+    grids = arguments.get("image_grid_thw")
     tokens = []
     for i, rows in enumerate(features):
         more = capture.fields(i, len(rows), classes[i])
         if "encoder" in needs:
             more["encode"] = _smaller(encoder, arguments, i, model.config.vision_config.patch_size)
-        grid = patch_grid(family, len(rows))
+        frames = grids[i] if grids is not None else None
+        grid = patch_grid(family, model, len(rows), frames)
         candidates = _candidates(model, family, rows)
         tokens.append(VisualTokens(rows.detach(), grid, candidates, **more))
-    return Encoded(output, features, tokens, states if hidden else None, names)
+    pixels = arguments["pixel_values"]
+    stacked = pixels.ndim == 5 and pixels.shape[0] * pixels.shape[1] == len(features)
+    tiles = pixels.shape[1] if stacked else None
+    return Encoded(output, features, tokens, states if hidden else None, names, tiles)
 
 
 def _candidates(model: Any, family: Family, rows: Tensor) -> Tensor | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from sparevlm.hf.refused import why_not
 
@@ -41,6 +42,11 @@ class Family:
     tiled : bool
         Whether a picture may come as several entries, the tiles, that follow each other in the
         prompt without a token between them.
+    mrope : bool
+        Whether positions have several axes, which cannot be renumbered.
+    merge : str or None
+        Attribute of the vision configuration: how many patches on a side make one token, where
+        `image_grid_thw` counts patches.
     tokens : str
         Visual tokens of a picture, for people.
     """
@@ -56,6 +62,8 @@ class Family:
     projector: str = "multi_modal_projector"
     newline: str | None = None
     tiled: bool = False
+    mrope: bool = False
+    merge: str | None = None
     tokens: str = ""
 
 
@@ -138,11 +146,75 @@ MISTRAL3 = Family(
     positions="original",
     tokens="by the picture's size",
 )
+QWEN: dict[str, Any] = {
+    "tower": "visual",
+    "projector": "",
+    "positions": "original",
+    "question": r"(?i)<\|im_(?:start|end)\|>|\b(?:user|assistant|system)\b",
+    "mrope": True,
+    "merge": "spatial_merge_size",
+    "tokens": "by the picture's size",
+}
+QWEN2_VL = Family(
+    name="Qwen2-VL",
+    model_type="qwen2_vl",
+    classes=("Qwen2VLForConditionalGeneration", "Qwen2VLModel"),
+    hub=("Qwen/Qwen2-VL-2B-Instruct", "Qwen/Qwen2-VL-7B-Instruct"),
+    **QWEN,
+)
+QWEN2_5_VL = Family(
+    name="Qwen2.5-VL",
+    model_type="qwen2_5_vl",
+    classes=("Qwen2_5_VLForConditionalGeneration", "Qwen2_5_VLModel"),
+    hub=("Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct"),
+    **QWEN,
+)
+QWEN3_VL = Family(
+    name="Qwen3-VL",
+    model_type="qwen3_vl",
+    classes=("Qwen3VLForConditionalGeneration", "Qwen3VLModel"),
+    hub=("Qwen/Qwen3-VL-2B-Instruct", "Qwen/Qwen3-VL-8B-Instruct"),
+    **QWEN,
+)
+QWEN3_VL_MOE = Family(
+    name="Qwen3-VL (MoE)",
+    model_type="qwen3_vl_moe",
+    classes=("Qwen3VLMoeForConditionalGeneration", "Qwen3VLMoeModel"),
+    hub=("Qwen/Qwen3-VL-30B-A3B-Instruct",),
+    **QWEN,
+)
+GLM4V = Family(
+    name="GLM-4V",
+    model_type="glm4v",
+    classes=("Glm4vForConditionalGeneration", "Glm4vModel"),
+    hub=("zai-org/GLM-4.1V-9B-Thinking",),
+    **QWEN | {"question": r"<\|(?:user|assistant|system)\|>"},
+)
+LLAVA_NEXT_VIDEO = Family(
+    name="LLaVA-NeXT-Video",
+    model_type="llava_next_video",
+    classes=("LlavaNextVideoForConditionalGeneration", "LlavaNextVideoModel"),
+    hub=("llava-hf/LLaVA-NeXT-Video-7B-hf",),
+    positions="original",
+    newline="image_newline",
+    tokens="1,176 to 2,928, line ends among them",
+)
+PERCEPTION_LM = Family(
+    name="Perception LM",
+    model_type="perception_lm",
+    classes=("PerceptionLMForConditionalGeneration", "PerceptionLMModel"),
+    hub=("facebook/Perception-LM-1B", "facebook/Perception-LM-3B"),
+    positions="original",
+    question=r"<\|(?:start|end)_header_id\|>|<\|eot_id\|>|\b(?:user|assistant|system)\b",
+    tiled=True,
+    tokens="256 a tile, 1 to 37 tiles",
+)
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
-        LLAVA, VIPLLAVA, LLAVA_NEXT, LLAVA_ONEVISION, INTERNVL, GEMMA3, PALIGEMMA, MISTRAL3,
+        LLAVA, VIPLLAVA, LLAVA_NEXT, LLAVA_ONEVISION, QWEN2_VL, QWEN2_5_VL, QWEN3_VL, QWEN3_VL_MOE,
+        INTERNVL, GEMMA3, PALIGEMMA, MISTRAL3, GLM4V, LLAVA_NEXT_VIDEO, PERCEPTION_LM,
     )
 }  # fmt: skip
 
@@ -185,8 +257,17 @@ def _is_remote(model: Any) -> bool:
     return type(model).__module__.startswith("transformers_modules.")
 
 
-def patch_grid(family: Family, tokens: int) -> tuple[int, int] | None:
-    """Rows and columns of an image's patches, or None where `tokens` form no such grid."""
+def patch_grid(
+    family: Family, model: Any, tokens: int, frames: Tensor | None = None
+) -> tuple[int, int] | None:
+    """Rows and columns of an image's tokens, or None where they form no such grid.
+
+    `frames` is the image's row of `image_grid_thw`, where the family has it.
+    """
+    if frames is not None and family.merge is not None:
+        side = getattr(model.config.vision_config, family.merge)
+        count, rows, columns = (int(size) for size in frames)
+        return (rows // side, columns // side) if count == 1 else None
     if family.newline is not None or family.model_type == "mistral3":
         return None  # several grids, or one of any shape
     rows = math.isqrt(tokens)

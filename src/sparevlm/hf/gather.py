@@ -26,7 +26,9 @@ class Columns:
     real: Tensor | None
 
     def take(self, values: Tensor, fill: int) -> Tensor:
-        """Values [B or 1, L] -> [B, L'], with `fill` where a row was padded."""
+        """Values [B or 1, L] -> [B, L'], with `fill` where a row was padded; [A, B, L] too."""
+        if values.ndim == 3:
+            return torch.stack([self.take(axis, fill) for axis in values])
         found = values.expand(len(self.index), -1).gather(1, self.index)
         return found if self.real is None else found.masked_fill(~self.real, fill)
 

@@ -20,7 +20,7 @@ class Memory:
     ids : Tensor [B, L]
         The user's prompt.
     kept_ids, kept_mask, kept_positions : Tensor [B, L'] (mask and positions may be None)
-        What the language model got.
+        What the language model got; positions with several axes are [A, B, L'].
     dropped : Tensor [B]
         Visual tokens dropped in each row.
     next_position : Tensor [B]
@@ -44,7 +44,8 @@ class Memory:
             return self
 
         def more(values: Tensor | None) -> Tensor | None:
-            return None if values is None else values.repeat_interleave(factor, 0)
+            rows_at = 1 if values is not None and values.ndim == 3 else 0
+            return None if values is None else values.repeat_interleave(factor, rows_at)
 
         return Memory(
             *(more(getattr(self, name)) for name in list(self.__dataclass_fields__)[:-1]),  # type: ignore[arg-type, misc]
@@ -73,7 +74,7 @@ class Memory:
             ids=self.ids[:, : -gone.shape[1]],
             kept_ids=self.kept_ids[:, :cached],
             kept_mask=None if self.kept_mask is None else self.kept_mask[:, :cached],
-            kept_positions=None if positions is None else positions[:, :cached],
+            kept_positions=None if positions is None else positions[..., :cached],
             dropped=self.dropped,
             next_position=self.next_position - (gone.shape[1] if seen is None else seen),
             original=self.original,
@@ -110,7 +111,7 @@ class Prefix:
         What the language model got of them.
     mask : Tensor [B, P] or None
         Attention mask of `kept`.
-    positions : Tensor [B, P] or None
+    positions : Tensor [B, P] or [A, B, P], or None
         Positions of `kept`, where they are those of the user's prompt.
     dropped : Tensor [B]
         Visual tokens dropped so far.
@@ -205,7 +206,8 @@ def cached_prefix(
     positions = None
     if memory.original and memory.kept_positions is not None:
         after = memory.next_position[:, None] + steps.cumsum(1) - 1
-        positions = torch.cat([memory.kept_positions, after.clamp(min=0)], 1)
+        after = after.clamp(min=0).expand(*memory.kept_positions.shape[:-1], -1)
+        positions = torch.cat([memory.kept_positions, after], -1)
     return Prefix(
         columns=columns,
         told=torch.cat([memory.ids, between], 1),

@@ -28,6 +28,7 @@ class Picture:
     features: Tensor
     tokens: VisualTokens
     hidden: Tensor | None
+    entry: int  # its place among the encoder's entries; of the first tile
 
     def goes_on_in(self, other: Picture) -> bool:
         """Whether `other` stands right behind this one in the same prompt."""
@@ -44,6 +45,7 @@ class Picture:
             torch.cat([self.features, other.features]),
             joined([self.tokens, other.tokens]),
             hidden,
+            self.entry,
         )
 
 
@@ -87,8 +89,10 @@ def locate(
         if int(columns[0]) < start:
             continue  # in the cache already
         hidden = encoded.hidden[i] if encoded.hidden is not None else None
-        tile = Picture(row, columns, features, encoded.tokens[i], hidden)
-        if family.tiled and not tiles and found and found[-1].goes_on_in(tile):
+        tile = Picture(row, columns, features, encoded.tokens[i], hidden, i)
+        begins = encoded.tiles is not None and i % encoded.tiles == 0
+        joins = family.tiled and not tiles and not begins
+        if joins and found and found[-1].goes_on_in(tile):
             found[-1] = found[-1].joined_with(tile)
         else:
             found.append(tile)
@@ -170,12 +174,16 @@ def _split(found: Reduction, sizes: list[int]) -> list[Reduction]:
     return parts
 
 
-def features_by_row(pictures: list[Picture], reductions: list[Reduction | None]) -> list[Tensor]:
-    """Kept features, one entry a prompt."""
+def features_by_row(
+    pictures: list[Picture], reductions: list[Reduction | None], level: Any = None
+) -> list[Tensor]:
+    """Kept features, one entry a prompt; of a deeper `level`, which has one entry a picture."""
     rows: dict[int, list[Tensor]] = {}
     for picture, found in zip(pictures, reductions, strict=True):
-        kept = picture.features
-        if found is not None:
-            kept = kept[found.indices] if found.features is None else found.features.to(kept.dtype)
+        kept = picture.features if level is None else level[picture.entry]
+        if found is not None and found.features is not None and level is None:
+            kept = found.features.to(kept.dtype)
+        elif found is not None:
+            kept = kept[found.indices]
         rows.setdefault(picture.row, []).append(kept)
     return [torch.cat(parts) if len(parts) > 1 else parts[0] for parts in rows.values()]

@@ -21,6 +21,7 @@ def shorten(
     original: bool,
     side: Side | None,
     pad: int,
+    axes: Tensor | None = None,
 ) -> tuple[dict[str, Any], Memory]:
     """Drop columns from every per-token argument.
 
@@ -38,6 +39,8 @@ def shorten(
         Where rows of different length are padded; None: where the mask does.
     pad : int
         Token id to pad with.
+    axes : Tensor [A, B, L - cached] or None
+        Positions of the full prompt where they have several axes; needs `original`.
 
     Returns
     -------
@@ -65,9 +68,11 @@ def shorten(
 
     base = default_positions(ids, mask, prefix.start[:, None] if prefix else 0)
     given = kwargs.get("position_ids")
-    if given is not None:
+    if axes is not None:
+        base = axes if given is None else given[-len(axes) :, :, given.shape[-1] - length :]
+    elif given is not None:
         base = given[..., given.shape[-1] - length :].expand(rows, -1)
-    before = prefix.dropped if prefix else torch.zeros_like(base[:, 0])
+    before = prefix.dropped if prefix else torch.zeros_like(ids[:, 0])
     gone = (~keep).long()
     positions = None
     if original:
@@ -83,7 +88,8 @@ def shorten(
         if prefix.columns:
             out["input_ids"] = torch.cat([prefix.kept, new_ids], 1)
         if positions is not None and prefix.positions is not None:
-            all_positions = torch.cat([prefix.positions, positions], 1)
+            earlier = prefix.positions.expand(*positions.shape[:-1], -1)
+            all_positions = torch.cat([earlier, positions], -1)
             positions = all_positions if prefix.columns else positions
         if new_mask is not None or prefix.mask is not None:
             held = torch.ones_like(prefix.kept) if prefix.mask is None else prefix.mask
@@ -104,7 +110,7 @@ def shorten(
         kept_mask=new_mask,
         kept_positions=all_positions if original else None,
         dropped=before + gone.sum(1),
-        next_position=base.max(1).values + 1,
+        next_position=(base if axes is None else base.amax(0)).max(1).values + 1,
         original=original,
     )
     return out, memory

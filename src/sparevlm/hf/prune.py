@@ -19,6 +19,7 @@ from sparevlm.hf.families import Family, find_family
 from sparevlm.hf.gather import Side
 from sparevlm.hf.guidance import Guidance, make_guidance
 from sparevlm.hf.memory import Memory, cached_prefix, recall
+from sparevlm.hf.mrope import axes_positions
 from sparevlm.hf.pictures import features_by_row, locate, mark, reduce_pictures
 from sparevlm.hf.prompt import shorten
 from sparevlm.hf.report import ImageReport
@@ -131,6 +132,7 @@ def shrink(
     start = prefix.columns if prefix else 0
     keep = torch.ones_like(ids, dtype=torch.bool)
     report: list[ImageReport] = []
+    grids: Tensor | None = None
     if pictures_given and bool(placeholders[:, start:].any()):
         wants_hidden = guidance is not None and guidance.scorer.needs_hidden_states
         encoded = encode_images(model, family, kwargs, method, hidden=wants_hidden)
@@ -142,12 +144,22 @@ def shrink(
                 # With what stands between its placeholders: marks of lines and tiles.
                 keep[picture.row, picture.columns[0] : picture.columns[-1] + 1] = False
                 keep[picture.row, picture.columns[found.indices.to(keep.device)]] = True
+        given = kwargs
         kwargs = {name: value for name, value in kwargs.items() if name not in encoded.used}
         untouched = all(found is None for found in reductions)
         if untouched and sum(len(p.features) for p in pictures) == encoded.count:
             output = copy.copy(encoded.output)
         else:
-            output = encoded.with_features(features_by_row(pictures, reductions))
+            levels = getattr(encoded.output, "deepstack_features", None)
+            deep = None
+            if levels:
+                deep = [features_by_row(pictures, reductions, level) for level in levels]
+            output = encoded.with_features(features_by_row(pictures, reductions), deep)
+        grids = given.get("image_grid_thw")
+        if grids is not None:
+            if untouched:  # stock code makes positions of it
+                kwargs["image_grid_thw"] = grids
+            grids = grids[[picture.entry for picture in pictures]]
         kwargs["mm_encoder_outputs"] = {"image": output}
     elif pictures_given and not bool(placeholders.any()):
         raise ValueError(
@@ -161,11 +173,21 @@ def shrink(
         return Shrunk(kwargs, report)
     wanted: str = method.positions
     if wanted == "auto":  # `generate` can keep original positions with a cache only
-        wanted = "compact" if whole and not uses_cache(model, kwargs) else family.positions
+        renumber = whole and not uses_cache(model, kwargs)
+        wanted = "compact" if renumber and not family.mrope else family.positions
     original = prefix.original if prefix is not None and begun else wanted == "original"
-    kwargs, memory = shorten(
-        kwargs, keep, prefix, original=original, side=side, pad=_pad_id(model, image_token)
-    )
+    axes = None
+    if family.mrope:
+        if not original:
+            raise ValueError(
+                f"{family.name} places tokens by time, row and column, which cannot be renumbered: "
+                'use positions="original", and in generate the cache'
+            )
+        new = ids[:, start:]
+        seen = None if mask is None else mask[:, mask.shape[1] - new.shape[1] :]
+        axes = axes_positions(model, new, seen, grids, prefix.start[:, None] if prefix else 0)
+    pad = _pad_id(model, image_token)
+    kwargs, memory = shorten(kwargs, keep, prefix, original=original, side=side, pad=pad, axes=axes)
     return Shrunk(kwargs, report, memory)
 
 
