@@ -65,17 +65,25 @@ class Encoded:
             output.deepstack_features = deep
         output.pooler_output = features
         if isinstance(self.output.pooler_output, Tensor):
-            even = len({len(rows) for rows in features}) == 1
+            lengths = {len(rows) for rows in features}
+            even = len(lengths) == 1 and lengths != {0}
             output.pooler_output = torch.stack(features) if even else torch.cat(features)[:, None]
         return output
 
 
 def encode_images(
-    model: Any, family: Family, kwargs: dict[str, Any], method: PruningMethod, *, hidden: bool
+    model: Any,
+    family: Family,
+    kwargs: dict[str, Any],
+    method: PruningMethod,
+    *,
+    hidden: bool,
+    runs: tuple[list[int], ...] = (),
 ) -> Encoded:
     """Encode the pictures of a call with the arguments that the call gave.
 
-    `hidden` asks for the encoder's states beside the features.
+    `hidden` asks for the encoder's states beside the features. `runs` are lengths of the runs of
+    placeholders that the features may fill, for families whose tiles are such runs.
     """
     needs = method.requires
     encoder = model.base_model.get_image_features
@@ -88,6 +96,8 @@ def encode_images(
     with Capture(model, family, needs, method.attention_of, method.keys_of, layer) as capture:
         output = encoder(**arguments, return_dict=True)
     features = list(output.pooler_output)
+    if family.tiled in ("begin", "end"):
+        features = _by_run(features, runs)
     states, classes = None, [None] * len(features)
     if hidden or "projector" in needs:
         states, classes = _patch_states(output.hidden_states, layer, features)
@@ -105,6 +115,13 @@ def encode_images(
     stacked = pixels.ndim == 5 and pixels.shape[0] * pixels.shape[1] == len(features)
     tiles = pixels.shape[1] if stacked else None
     return Encoded(output, features, tokens, states if hidden else None, names, tiles)
+
+
+def _by_run(features: list[Tensor], runs: tuple[list[int], ...]) -> list[Tensor]:
+    """The same rows, one entry a run; as they are if no runs fit."""
+    rows = torch.cat([entry.flatten(0, -2) for entry in features])
+    fitting = next((lengths for lengths in runs if sum(lengths) == len(rows)), None)
+    return features if fitting is None else list(rows.split(fitting))
 
 
 def _candidates(model: Any, family: Family, rows: Tensor) -> Tensor | None:

@@ -39,9 +39,13 @@ class Family:
         model's.
     newline : str or None
         Attribute of the base model that holds the row put at the end of each line of patches.
-    tiled : bool
-        Whether a picture may come as several entries, the tiles, that follow each other in the
-        prompt without a token between them.
+    tiled : "no", "run", "begin" or "end"
+        How the tiles of one picture are told from the next picture's: "no": a picture is one entry;
+        "run": tiles follow each other without a token between them; "begin" or "end": the token
+        before a run of placeholders tells the first, or the last, tile of a picture, and is the one
+        before the first, or the last, run of the prompt.
+    square : bool
+        Whether an entry is a square of patches.
     mrope : bool
         Whether positions have several axes, which cannot be renumbered.
     merge : str or None
@@ -61,7 +65,8 @@ class Family:
     tower: str = "vision_tower"
     projector: str = "multi_modal_projector"
     newline: str | None = None
-    tiled: bool = False
+    tiled: Literal["no", "run", "begin", "end"] = "no"
+    square: bool = True
     mrope: bool = False
     merge: str | None = None
     tokens: str = ""
@@ -114,7 +119,7 @@ INTERNVL = Family(
     hub=("OpenGVLab/InternVL3-1B-hf", "OpenGVLab/InternVL3_5-1B-HF", "OpenGVLab/InternVL3-8B-hf"),
     positions="original",
     question=r"(?i)<\|im_(?:start|end)\|>|\b(?:user|assistant|system)\b",
-    tiled=True,
+    tiled="run",
     tokens="256 a tile, 1 to 13 tiles",
 )
 GEMMA3 = Family(
@@ -144,6 +149,7 @@ MISTRAL3 = Family(
     classes=("Mistral3ForConditionalGeneration", "Mistral3Model"),
     hub=("mistralai/Mistral-Small-3.1-24B-Instruct-2503",),
     positions="original",
+    square=False,
     tokens="by the picture's size",
 )
 QWEN: dict[str, Any] = {
@@ -206,15 +212,57 @@ PERCEPTION_LM = Family(
     hub=("facebook/Perception-LM-1B", "facebook/Perception-LM-3B"),
     positions="original",
     question=r"<\|(?:start|end)_header_id\|>|<\|eot_id\|>|\b(?:user|assistant|system)\b",
-    tiled=True,
+    tiled="run",
     tokens="256 a tile, 1 to 37 tiles",
 )
-
+IDEFICS3 = Family(
+    name="Idefics3",
+    model_type="idefics3",
+    classes=("Idefics3ForConditionalGeneration", "Idefics3Model"),
+    hub=("HuggingFaceM4/Idefics3-8B-Llama3",),
+    positions="original",
+    tower="vision_model",
+    projector="connector",
+    tiled="end",
+    tokens="169 a tile, 1 to 17 tiles",
+)
+SMOLVLM = Family(
+    name="SmolVLM",
+    model_type="smolvlm",
+    classes=("SmolVLMForConditionalGeneration", "SmolVLMModel"),
+    hub=("HuggingFaceTB/SmolVLM2-256M-Video-Instruct", "HuggingFaceTB/SmolVLM2-2.2B-Instruct"),
+    positions="original",
+    tower="vision_model",
+    projector="connector",
+    tiled="end",
+    tokens="64 or 81 a tile, 1 to 17 tiles",
+)
+AYA_VISION = Family(
+    name="Aya Vision",
+    model_type="aya_vision",
+    classes=("AyaVisionForConditionalGeneration", "AyaVisionModel"),
+    hub=("CohereLabs/aya-vision-8b",),
+    positions="original",
+    question=r"<\|(?:USER|CHATBOT|SYSTEM)_TOKEN\|>",
+    tiled="end",
+    tokens="169 a tile, 1 to 13 tiles",
+)
+COHERE2_VISION = Family(
+    name="Command A Vision",
+    model_type="cohere2_vision",
+    classes=("Cohere2VisionForConditionalGeneration", "Cohere2VisionModel"),
+    hub=("CohereLabs/command-a-vision-07-2025",),
+    positions="original",
+    question=r"<\|(?:USER|CHATBOT|SYSTEM)_TOKEN\|>",
+    tiled="begin",
+    tokens="256 a tile, 1 to 13 tiles",
+)
 FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
         LLAVA, VIPLLAVA, LLAVA_NEXT, LLAVA_ONEVISION, QWEN2_VL, QWEN2_5_VL, QWEN3_VL, QWEN3_VL_MOE,
         INTERNVL, GEMMA3, PALIGEMMA, MISTRAL3, GLM4V, LLAVA_NEXT_VIDEO, PERCEPTION_LM,
+        IDEFICS3, SMOLVLM, AYA_VISION, COHERE2_VISION,
     )
 }  # fmt: skip
 
@@ -268,8 +316,8 @@ def patch_grid(
         side = getattr(model.config.vision_config, family.merge)
         count, rows, columns = (int(size) for size in frames)
         return (rows // side, columns // side) if count == 1 else None
-    if family.newline is not None or family.model_type == "mistral3":
-        return None  # several grids, or one of any shape
+    if not family.square or family.newline is not None:
+        return None
     rows = math.isqrt(tokens)
     return (rows, rows) if rows * rows == tokens else None
 

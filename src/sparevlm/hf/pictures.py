@@ -30,10 +30,6 @@ class Picture:
     hidden: Tensor | None
     entry: int  # its place among the encoder's entries; of the first tile
 
-    def goes_on_in(self, other: Picture) -> bool:
-        """Whether `other` stands right behind this one in the same prompt."""
-        return self.row == other.row and int(self.columns[-1]) + 1 == int(other.columns[0])
-
     def joined_with(self, other: Picture) -> Picture:
         """Both as one picture, of which they are tiles."""
         hidden = None
@@ -55,12 +51,13 @@ def mark(model: Any) -> str:
 
 
 def locate(
-    model: Any, family: Family, encoded: Encoded, placeholders: Tensor, start: int, *, tiles: bool
+    model: Any, family: Family, encoded: Encoded, ids: Tensor, start: int, *, tiles: bool
 ) -> list[Picture]:
     """Find the columns of each encoded image; images before column `start` are left out.
 
-    `tiles`: each tile by itself, where a picture comes as several.
+    ids [B, L] are the prompts. `tiles`: each tile by itself, where a picture comes as several.
     """
+    placeholders = ids == model.config.image_token_id
     length = placeholders.shape[1]
     given = encoded.count
     new = placeholders.clone()
@@ -91,11 +88,39 @@ def locate(
         hidden = encoded.hidden[i] if encoded.hidden is not None else None
         tile = Picture(row, columns, features, encoded.tokens[i], hidden, i)
         begins = encoded.tiles is not None and i % encoded.tiles == 0
-        joins = family.tiled and not tiles and not begins
-        if joins and found and found[-1].goes_on_in(tile):
+        if found and not tiles and not begins and _same(family, ids, found[-1], tile):
             found[-1] = found[-1].joined_with(tile)
         else:
             found.append(tile)
+    return found
+
+
+def _same(family: Family, ids: Tensor, first: Picture, second: Picture) -> bool:
+    """Whether two entries that follow each other are tiles of one picture."""
+    if family.tiled == "no" or first.row != second.row:
+        return False
+    if family.tiled == "run":
+        return int(first.columns[-1]) + 1 == int(second.columns[0])
+    row = ids[first.row]
+    places = (row == row[first.columns[0]]).nonzero()[:, 0]
+    if family.tiled == "begin":
+        return int(row[second.columns[0] - 1]) != int(row[places[0] - 1])
+    last_run = places[1:][places.diff() > 1]
+    last = last_run[-1] if len(last_run) else places[0]
+    # The tile that `first` ends with: where its last run begins.
+    columns = first.columns
+    jumps = columns[1:][columns.diff() > 1]
+    begun = jumps[-1] if len(jumps) else columns[0]
+    return int(row[begun - 1]) != int(row[last - 1])
+
+
+def runs_of(placeholders: Tensor) -> list[int]:
+    """Lengths of the runs of placeholders [B, L], row by row."""
+    found = []
+    for row in placeholders:
+        places = row.nonzero()[:, 0]
+        breaks = (places.diff() > 1).nonzero()[:, 0] + 1
+        found += [len(part) for part in places.tensor_split(breaks.cpu()) if len(part)]
     return found
 
 

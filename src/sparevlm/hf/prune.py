@@ -20,7 +20,7 @@ from sparevlm.hf.gather import Side
 from sparevlm.hf.guidance import Guidance, make_guidance
 from sparevlm.hf.memory import Memory, cached_prefix, recall
 from sparevlm.hf.mrope import axes_positions
-from sparevlm.hf.pictures import features_by_row, locate, mark, reduce_pictures
+from sparevlm.hf.pictures import features_by_row, locate, mark, reduce_pictures, runs_of
 from sparevlm.hf.prompt import shorten
 from sparevlm.hf.report import ImageReport
 
@@ -135,9 +135,10 @@ def shrink(
     grids: Tensor | None = None
     if pictures_given and bool(placeholders[:, start:].any()):
         wants_hidden = guidance is not None and guidance.scorer.needs_hidden_states
-        encoded = encode_images(model, family, kwargs, method, hidden=wants_hidden)
+        runs = (runs_of(placeholders), runs_of(placeholders[:, start:]))
+        encoded = encode_images(model, family, kwargs, method, hidden=wants_hidden, runs=runs)
         tiles = method.per == "tile"
-        pictures = locate(model, family, encoded, placeholders, start, tiles=tiles)
+        pictures = locate(model, family, encoded, ids, start, tiles=tiles)
         reductions, report = reduce_pictures(method, guidance, pictures, ids, mask, image_token)
         for picture, found in zip(pictures, reductions, strict=True):
             if found is not None:
