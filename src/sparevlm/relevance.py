@@ -181,5 +181,7 @@ def load_clip(name: str, model: Any, *, download: bool) -> ClipScorer:
     check_tower(clip, model)
     clip.vision_model.encoder.layers = nn.ModuleList()  # the model runs its own copy
     device = model.get_input_embeddings().weight.device
+    if device.type == "meta":  # offloaded
+        device = torch.device("cpu")
     clip.to(device=device, dtype=torch.float32 if device.type == "cpu" else model.dtype)
     return ClipScorer(clip, AutoTokenizer.from_pretrained(name, **here))

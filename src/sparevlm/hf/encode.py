@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -90,10 +91,13 @@ def encode_images(
     names = set(inspect.signature(encoder).parameters) - {"kwargs"}
     arguments = {n: kwargs[n] for n in names if kwargs.get(n) is not None}
     tower = getattr(model.base_model, family.tower)
-    device = next(tower.parameters()).device  # as generate does with inputs left on the CPU
-    arguments["pixel_values"] = arguments["pixel_values"].to(device)
+    device = next(tower.parameters()).device
+    if device.type != "meta":  # offloaded weights come, and inputs go, when a layer runs
+        # As generate does with inputs left on the CPU.
+        arguments["pixel_values"] = arguments["pixel_values"].to(device)
     layer = _feature_layer(model, kwargs)
-    with Capture(model, family, needs, method.attention_of, method.keys_of, layer) as capture:
+    capture = Capture(model, family, needs, method.attention_of, method.keys_of, layer)
+    with capture, _weights_here(model.base_model):
         output = encoder(**arguments, return_dict=True)
     features = list(output.pooler_output)
     if family.tiled in ("begin", "end"):
@@ -109,12 +113,26 @@ def encode_images(
             more["encode"] = _smaller(encoder, arguments, i, model.config.vision_config.patch_size)
         frames = grids[i] if grids is not None else None
         grid = patch_grid(family, model, len(rows), frames)
-        candidates = _candidates(model, family, rows)
+        candidates = _candidates(rows) if family.newline else None
         tokens.append(VisualTokens(rows.detach(), grid, candidates, **more))
     pixels = arguments["pixel_values"]
     stacked = pixels.ndim == 5 and pixels.shape[0] * pixels.shape[1] == len(features)
     tiles = pixels.shape[1] if stacked else None
     return Encoded(output, features, tokens, states if hidden else None, names, tiles)
+
+
+@contextmanager
+def _weights_here(module: Any) -> Iterator[None]:
+    """A module's own weights, where accelerate offloads them until its forward runs."""
+    hook = getattr(module, "_hf_hook", None)
+    if hook is None:
+        yield
+        return
+    hook.pre_forward(module)
+    try:
+        yield
+    finally:
+        hook.post_forward(module, None)
 
 
 def _by_run(features: list[Tensor], runs: tuple[list[int], ...]) -> list[Tensor]:
@@ -124,13 +142,9 @@ def _by_run(features: list[Tensor], runs: tuple[list[int], ...]) -> list[Tensor]
     return features if fitting is None else list(rows.split(fitting))
 
 
-def _candidates(model: Any, family: Family, rows: Tensor) -> Tensor | None:
-    """False for the rows [N, D] that end a line of patches; None if there are none."""
-    if family.newline is None:
-        return None
-    newline = getattr(model.base_model, family.newline).detach().to(rows)
-    ends = (rows.detach() == newline).all(1)
-    return ~ends if bool(ends.any()) else None
+def _candidates(rows: Tensor) -> Tensor:
+    """False for the rows [N, D] that end a line of patches: those equal to the last."""
+    return ~(rows.detach() == rows.detach()[-1]).all(1)
 
 
 def _feature_layer(model: Any, kwargs: dict[str, Any]) -> int:

@@ -37,8 +37,8 @@ class Family:
     tower, projector : str
         Attributes of the base model: the vision encoder, and what maps its rows to the language
         model's.
-    newline : str or None
-        Attribute of the base model that holds the row put at the end of each line of patches.
+    newline : bool
+        Whether each line of patches, and so each picture, ends with one and the same row.
     tiled : "no", "run", "begin" or "end"
         How the tiles of one picture are told from the next picture's: "no": a picture is one entry;
         "run": tiles follow each other without a token between them; "begin" or "end": the token
@@ -64,7 +64,7 @@ class Family:
     pixels: tuple[str, ...] = ("pixel_values",)
     tower: str = "vision_tower"
     projector: str = "multi_modal_projector"
-    newline: str | None = None
+    newline: bool = False
     tiled: Literal["no", "run", "begin", "end"] = "no"
     square: bool = True
     mrope: bool = False
@@ -95,7 +95,7 @@ LLAVA_NEXT = Family(
     classes=("LlavaNextForConditionalGeneration", "LlavaNextModel"),
     hub=("llava-hf/llava-v1.6-vicuna-7b-hf", "llava-hf/llava-v1.6-mistral-7b-hf"),
     positions="original",
-    newline="image_newline",
+    newline=True,
     tokens="1,176 to 2,928, line ends among them",
 )
 LLAVA_ONEVISION = Family(
@@ -109,7 +109,7 @@ LLAVA_ONEVISION = Family(
     ),
     positions="original",
     question=r"(?i)<\|im_(?:start|end)\|>|\b(?:user|assistant|system)\b",
-    newline="image_newline",
+    newline=True,
     tokens="729 to 7,290, line ends among them",
 )
 INTERNVL = Family(
@@ -202,7 +202,7 @@ LLAVA_NEXT_VIDEO = Family(
     classes=("LlavaNextVideoForConditionalGeneration", "LlavaNextVideoModel"),
     hub=("llava-hf/LLaVA-NeXT-Video-7B-hf",),
     positions="original",
-    newline="image_newline",
+    newline=True,
     tokens="1,176 to 2,928, line ends among them",
 )
 PERCEPTION_LM = Family(
@@ -316,7 +316,7 @@ def patch_grid(
         side = getattr(model.config.vision_config, family.merge)
         count, rows, columns = (int(size) for size in frames)
         return (rows // side, columns // side) if count == 1 else None
-    if not family.square or family.newline is not None:
+    if not family.square or family.newline:
         return None
     rows = math.isqrt(tokens)
     return (rows, rows) if rows * rows == tokens else None

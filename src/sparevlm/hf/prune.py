@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from sparevlm.methods.base import PruningMethod
 
 _UNSUPPORTED = {
-    "pixel_values_videos": "this model family takes pictures only: remove the video",
+    "pixel_values_videos": (
+        "video is not pruned yet, only pictures: remove the video, or detach for this call"
+    ),
     "prefill_chunk_size": (
         "a pruned prompt cannot be prefilled in chunks: remove prefill_chunk_size"
     ),
