@@ -17,8 +17,10 @@ from sparevlm.hf import attach
 from sparevlm.hf.encode import encode_images
 from sparevlm.hf.families import FAMILIES, UnsupportedModelError, find_family
 from sparevlm.methods import SPARE, DivPrune, NoImage, RandomTokens, UniformGrid
+from sparevlm.relevance import ClipScorer
 from sparevlm.tokens import Residual
 from tests.families import BUILDERS
+from tests.tiny import tiny_clip
 
 ONE = "user : <image> what color is the star ? assistant :"
 SHORT = "user : <image> count the digits . assistant :"
@@ -426,3 +428,28 @@ def test_pictures_of_another_familys_processor():
     inputs = pali.inputs(ONE)
     with spare()(llava.model), pytest.raises((ValueError, RuntimeError)):
         llava.model(**{k: v for k, v in inputs.items() if k != "image_sizes"})
+
+
+def test_guidance_by_the_language_models_embeddings(family):
+    inputs = family.inputs(TWO)
+    given = {"relevance": "llm", "tokenizer": family.processor.tokenizer}
+    with torch.no_grad(), SPARE(KEEP, strength=1.0).attach(family.model, **given) as handle:
+        family.model(**inputs)
+    assert all(picture.scores is not None for picture in handle.report)
+    with torch.no_grad(), spare()(family.model) as plain:
+        family.model(**inputs)
+    pairs = zip(handle.report, plain.report, strict=True)
+    assert any(not torch.equal(a.indices, b.indices) for a, b in pairs)
+
+
+@of(lambda known: known.model_type in ("llava_next", "internvl"))
+def test_clip_where_it_does_not_fit(family):
+    clip = ClipScorer(tiny_clip(), family.processor.tokenizer)
+    options = {"clip": clip, "tokenizer": family.processor.tokenizer}
+    with (
+        torch.no_grad(),
+        SPARE(KEEP).attach(family.model, **options) as handle,
+        pytest.warns(UserWarning, match="guidance by the question is off"),
+    ):
+        family.model(**family.inputs(ONE))
+    assert handle.report[0].after == KEEP and handle.report[0].scores is None

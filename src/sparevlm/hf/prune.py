@@ -7,6 +7,7 @@ downstream knows that there were more.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -139,6 +140,12 @@ def shrink(
         wants_hidden = guidance is not None and guidance.scorer.needs_hidden_states
         runs = (runs_of(placeholders), runs_of(placeholders[:, start:]))
         encoded = encode_images(model, family, kwargs, method, hidden=wants_hidden, runs=runs)
+        if wants_hidden and encoded.hidden is None:
+            warnings.warn(
+                f"guidance by the question is off: CLIP cannot be put beside the tokens of "
+                f'{family.name}; choose relevance "llm", or guidance "none"',
+                stacklevel=2,
+            )
         tiles = method.per == "tile"
         pictures = locate(model, family, encoded, ids, start, tiles=tiles)
         reductions, report = reduce_pictures(method, guidance, pictures, ids, mask, image_token)
