@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import transformers as tf
+from transformers.utils import is_torchvision_available
 
 from tests.families.common import (
     Made,
@@ -150,24 +153,17 @@ def paligemma() -> Made:
     return Made("paligemma", model, processor, nested=True, text_only=False)
 
 
-class _PixtralLayout:
-    """The placeholders of PixtralProcessor, which cannot be imported without torchvision."""
-
-    def __init__(self, image_processor: Any, tokenizer: Any, patch: int):
-        self.image_processor, self.tokenizer, self.patch = image_processor, tokenizer, patch
-
-    def __call__(self, images: Any, text: list[str], **options: Any) -> dict[str, Any]:
-        flat = [picture for row in images or [] for picture in row]
-        found = dict(self.image_processor(flat, return_tensors="pt")) if flat else {}
-        sizes = iter(found.get("image_sizes", []))
-        written = []
-        for prompt in text:
-            while "[IMG]" in prompt:
-                height, width = (int(side) // self.patch for side in next(sizes))
-                lines = ["<row>" * width] * height
-                prompt = prompt.replace("[IMG]", "[IMG_BREAK]".join(lines) + "[IMG_END]", 1)
-            written.append(prompt.replace("<row>", "[IMG]"))
-        return dict(self.tokenizer(written, **options)) | found
+def _pixtral_processor() -> type:
+    """PixtralProcessor. Its module wants torchvision for a function that the PIL module has too."""
+    if is_torchvision_available():
+        return tf.PixtralProcessor
+    place = "transformers.models.pixtral"
+    wanted = f"{place}.image_processing_pixtral"
+    sys.modules[wanted] = importlib.import_module(f"{place}.image_processing_pil_pixtral")
+    try:
+        return importlib.import_module(f"{place}.processing_pixtral").PixtralProcessor
+    finally:
+        del sys.modules[wanted]
 
 
 def mistral3() -> Made:
@@ -180,15 +176,69 @@ def mistral3() -> Made:
     images = tf.PixtralImageProcessorPil(
         size={"longest_edge": 112}, patch_size={"height": 28, "width": 28}, **MEAN
     )
-    processor = _PixtralLayout(images, tokenizer, patch=28)
+    processor = _pixtral_processor()(images, tokenizer, patch_size=14, spatial_merge_size=2)
     model = finished(lambda: tf.Mistral3ForConditionalGeneration(config))
     return Made("mistral3", model, processor, image="[IMG]", nested=True)
+
+
+TILE, PATCH, SIDE = 56, 7, 4  # a tile has 8 x 8 patches, merged into SIDE x SIDE visual tokens
+
+
+def _tiles() -> Any:
+    """At most four tiles and a thumbnail, which comes last."""
+    return tf.GotOcr2ImageProcessorPil(
+        crop_to_patches=True, min_patches=1, max_patches=4, size={"height": TILE, "width": TILE},
+        **MEAN,
+    )  # fmt: skip
+
+
+def _cohere(tokenizer: Any) -> dict[str, Any]:
+    """Settings of both towers; one layer of the text model sees a window, one everything."""
+    layers = {"sliding_window": 24, "layer_types": ["sliding_attention", "full_attention"]}
+    return {
+        "vision_config": tf.SiglipVisionConfig(
+            **vision_settings(TILE, PATCH, vision_use_head=False)
+        ),
+        "text_config": tf.Cohere2Config(**text_settings(tokenizer, **layers)),
+        "downsample_factor": 2,
+    }
+
+
+def cohere2_vision() -> Made:
+    tokenizer = make_tokenizer(
+        image_token="<|IMG_PATCH|>", boi_token="<|START_OF_IMG|>", eoi_token="<|END_OF_IMG|>",
+        img_line_break_token="<|IMG_LINE_BREAK|>",
+    )  # fmt: skip
+    config = tf.Cohere2VisionConfig(
+        **_cohere(tokenizer), image_token_id=tokenizer.image_token_id,
+        alignment_intermediate_size=64,
+    )  # fmt: skip
+    images = _tiles()  # the family's own needs torchvision, and picks other grids
+    images.patch_size = SIDE  # by which the processor means the tokens along a tile's side
+    processor = tf.Cohere2VisionProcessor(images, tokenizer)
+    model = finished(lambda: tf.Cohere2VisionForConditionalGeneration(config))
+    return Made("cohere2_vision", model, processor, image="<|IMG_PATCH|>")
+
+
+def aya_vision() -> Made:
+    marks = [f"TILE_{i}" for i in (1, 2, 3, 4, "GLOBAL")]
+    tokenizer = make_tokenizer(
+        "<image>", "<|IMG_PATCH|>", "<|START_OF_IMG|>", "<|END_OF_IMG|>", *marks
+    )
+    config = tf.AyaVisionConfig(
+        **_cohere(tokenizer), image_token_index=tokenizer.convert_tokens_to_ids("<|IMG_PATCH|>")
+    )
+    processor = tf.AyaVisionProcessor(
+        _tiles(), tokenizer, patch_size=PATCH, img_size=TILE, downsample_factor=2
+    )
+    model = finished(lambda: tf.AyaVisionForConditionalGeneration(config))
+    return Made("aya_vision", model, processor)
 
 
 BUILDERS: dict[str, Callable[[], Made]] = {
     f.__name__: f
     for f in (
         llava, vipllava, llava_next, llava_next_mistral, llava_onevision, internvl, gemma3,
-        paligemma, mistral3,
+        paligemma, mistral3, cohere2_vision, aya_vision,
     )
 }  # fmt: skip

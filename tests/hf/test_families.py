@@ -453,3 +453,9 @@ def test_clip_where_it_does_not_fit(family):
     ):
         family.model(**family.inputs(ONE))
     assert handle.report[0].after == KEEP and handle.report[0].scores is None
+
+
+@of(lambda known: known.mrope)
+def test_auto_guidance_without_a_text_tower_says_what_to_choose(family):
+    with pytest.warns(UserWarning, match='relevance "llm", or guidance "none"'):
+        SPARE(KEEP).attach(family.model).detach()

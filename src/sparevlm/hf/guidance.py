@@ -115,9 +115,14 @@ def make_guidance(
             raise ValueError(
                 "guidance by the question is not possible: " + " ".join(str(error).split())
             ) from error
+        known = tower_name(model) is not None
+        why, choice = (
+            ("no matching CLIP is at hand", 'relevance "clip" to download it')
+            if known
+            else ("no text tower is known for this vision tower", 'relevance "llm"')
+        )
         warnings.warn(
-            "guidance by the question is off, because no matching CLIP is at hand: choose "
-            'relevance "clip" to download it, or guidance "none"',
+            f'guidance by the question is off, because {why}: choose {choice}, or guidance "none"',
             stacklevel=4,
         )
         return None
