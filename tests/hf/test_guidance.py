@@ -120,7 +120,7 @@ def test_language_model_embeddings(tiny):
 
 def test_without_a_clip_it_says_so_and_goes_on(tiny):
     with (
-        pytest.warns(UserWarning, match="no matching CLIP"),
+        pytest.warns(UserWarning, match='no text tower is known .*"llm"'),
         SPARE(9)(tiny.model) as handle,
     ):
         tiny.model(**tiny.inputs(ONE))
@@ -170,3 +170,9 @@ def test_similarity_is_the_mean_of_cosines():
 def test_an_answer_is_no_question():
     assert question(ONE + " red") == "what color is the star ?"
     assert question("is there a red star ?") == "is there a red star ?"
+
+
+def test_a_known_clip_that_is_not_at_hand(tiny, monkeypatch, tmp_path):
+    monkeypatch.setattr("sparevlm.hf.guidance.tower_name", lambda model: str(tmp_path / "none"))
+    with pytest.warns(UserWarning, match='no matching CLIP is at hand: choose relevance "clip"'):
+        SPARE(9)(tiny.model).detach()
