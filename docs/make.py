@@ -23,7 +23,7 @@ summary tokens count. With `keep=1.0` every method but `no-image` leaves the mod
 bit-identical. Settings that all have are `per` ("image", "prompt") and `positions` ("auto",
 "compact", "original"). In the formulas x_i is the feature of token i as the language model gets it,
 after the projector; an encoder state is the row that goes into the projector. What a selection
-costs: `make bench-methods`.
+costs: [selection_cost.md](selection_cost.md).
 
 """
 
