@@ -30,10 +30,12 @@ costs: [selection_cost.md](selection_cost.md).
 MODELS_HEAD = """# Model families
 
 Written by `make docs` from `hf/families.py`; do not edit. Each family passes one test matrix on the
-oldest and the newest transformers that are supported, with tiny random models and, where it can be
-imported without torchvision, the family's real processor. Checkpoints themselves were not run here:
-no hub was at hand. `positions="auto"` was measured for LLaVA alone (docs/defaults.md); the others
-follow it.
+oldest and the newest transformers that are supported, with tiny random models and the family's real
+processor; what of it cannot be imported without torchvision (all video processors, and the image
+processors of Perception LM and Command A Vision) has a stand-in that cuts tiles and frames.
+Checkpoints themselves were not run here: no hub was at hand. `positions="auto"` was measured for
+LLaVA alone (docs/defaults.md); the others follow it. A budget is for a picture, and for a frame of
+a video; `per="prompt"` shares one over all of a prompt.
 
 """
 
@@ -91,8 +93,9 @@ def family_section(facts: dict[str, Any]) -> str:
         "classes": ", ".join(f"`{cls}`" for cls in facts["classes"]),
         "checkpoints": hub,
         "pictures": "yes" if facts["images"] else "no",
-        "video": "yes" if facts["video"] else "not yet",
+        "video": "yes" if facts["video"] else "no",
         "visual tokens a picture": facts["tokens"],
+        "visual tokens a frame": facts["tokens_a_frame"] or "-",
         'positions="auto"': facts["positions"],
     }
     lines = "".join(f"| {key} | {value} |\n" for key, value in table.items())

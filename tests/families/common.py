@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -35,17 +37,23 @@ def make_tokenizer(*special: str, **named: str) -> PreTrainedTokenizerFast:
     )  # fmt: skip
 
 
-def without_video(processor: type) -> type:
-    """A processor class that does without its video processor, which needs torchvision."""
+def with_frames(processor: type) -> type:
+    """A processor class that takes a stand-in for its video processor, which needs torchvision."""
 
-    class Pictures(processor):  # type: ignore[misc, valid-type]
+    class WithFrames(processor):  # type: ignore[misc, valid-type]
         def check_argument_for_proper_class(self, name: str, value: Any) -> Any:
             if name == "video_processor":
                 return None
             return super().check_argument_for_proper_class(name, value)
 
-    Pictures.__name__ = processor.__name__
-    return Pictures
+    WithFrames.__name__ = processor.__name__
+    return WithFrames
+
+
+def clip(number: int, frames: int = 6) -> np.ndarray:
+    """A video [F, 120, 160, 3] that shows another scene in every frame."""
+    scenes = [draw_scene(100 * number + i).picture().resize((160, 120)) for i in range(frames)]
+    return np.stack([np.asarray(scene.convert("RGB")) for scene in scenes])
 
 
 @dataclass
@@ -56,12 +64,26 @@ class Made:
     model: Any
     processor: Any
     image: str = "<image>"  # what stands for a picture in a prompt
+    video: str = "<video>"  # and for a video
     nested: bool = False  # whether the processor wants a list of pictures for each prompt
     text_only: bool = True  # whether it takes a prompt without a picture
 
-    def inputs(self, *prompts: str, side: str = "left", first: int = 0) -> dict[str, Any]:
-        """Tensors of prompts with "<image>" in them; pictures are scenes of several shapes."""
+    def inputs(
+        self,
+        *prompts: str,
+        side: str = "left",
+        first: int = 0,
+        film: Callable[[int], np.ndarray] = clip,
+    ) -> dict[str, Any]:
+        """Tensors of prompts with "<image>" and "<video>" in them.
+
+        Pictures are scenes of several shapes; `film` makes the video at each place.
+        """
         pictures, place = [], first
+        videos: list[Any] = [film(first + i) for i in range(_count("<video>", prompts))]
+        if self.nested:
+            left = iter(videos)
+            videos = [[next(left) for _ in range(p.count("<video>"))] for p in prompts]
         for prompt in prompts:
             count = prompt.count("<image>")
             shapes = [SIZES[(place + i) % len(SIZES)] for i in range(count)]
@@ -72,9 +94,10 @@ class Made:
         self.processor.tokenizer.padding_side = side
         found = self.processor(
             images=(pictures if self.nested else flat) if flat else None,
-            text=[prompt.replace("<image>", self.image) for prompt in prompts],
+            text=[self._written(prompt) for prompt in prompts],
             padding=True,
             return_tensors="pt",
+            **({"videos": videos} if _count("<video>", prompts) else {}),
         )
         self.processor.tokenizer.padding_side = "left"
         found.pop("labels", None)  # PaliGemma's makes some up
@@ -83,6 +106,15 @@ class Made:
             k: v.to(dtype) if k.startswith("pixel_values") and v.is_floating_point() else v
             for k, v in found.items()
         }
+
+    def _written(self, prompt: str) -> str:
+        parts = re.split("(<image>|<video>)", prompt)
+        marks = {"<image>": self.image, "<video>": self.video}
+        return "".join(marks.get(part, part) for part in parts)
+
+
+def _count(mark: str, prompts: tuple[str, ...]) -> int:
+    return sum(prompt.count(mark) for prompt in prompts)
 
 
 def finished(make: Callable[[], Any], *, words: float = 1.0) -> Any:

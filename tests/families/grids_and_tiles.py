@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -20,8 +19,9 @@ from tests.families.common import (
     make_tokenizer,
     text_settings,
     vision_settings,
-    without_video,
+    with_frames,
 )
+from tests.families.videos import GridFrames, SquareFrames
 
 MEAN = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
 
@@ -81,11 +81,12 @@ def _qwen(family: str, vision: dict[str, Any], text: dict[str, Any]) -> Made:
         **_ids(tokenizer, "image", "video", "vision_start", "vision_end"),
     )
     images = _grid_images(tf.Qwen2VLImageProcessorPil)
-    make_processor = without_video(_of(family.removesuffix("Moe"), "Processor"))
+    make_processor = with_frames(_of(family.removesuffix("Moe"), "Processor"))
     model = _finished(lambda: _of(family, "ForConditionalGeneration")(config), "merger", "experts")
     return Made(
-        config.model_type, model, make_processor(images, tokenizer, None),
+        config.model_type, model, make_processor(images, tokenizer, GridFrames()),
         image="<|vision_start|><|image_pad|><|vision_end|>",
+        video="<|vision_start|><|video_pad|><|vision_end|>",
     )  # fmt: skip
 
 
@@ -133,10 +134,11 @@ def glm4v() -> Made:
         **_ids(tokenizer, "image", "video", "image_start", "image_end", "video_start", "video_end"),
     )
     images = _grid_images(tf.Glm4vImageProcessorPil, frames=2)
-    processor = without_video(tf.Glm4vProcessor)(images, tokenizer, None)
+    processor = with_frames(tf.Glm4vProcessor)(images, tokenizer, GridFrames())
     model = _finished(lambda: tf.Glm4vForConditionalGeneration(config), "merger", "downsample")
     image = "<|begin_of_image|><|image|><|end_of_image|>"
-    return Made("glm4v", model, processor, image=image)
+    video = "<|begin_of_video|><|video|><|end_of_video|>"
+    return Made("glm4v", model, processor, image=image, video=video)
 
 
 # Families that cut a picture into tiles.
@@ -170,9 +172,12 @@ def idefics3() -> Made:
 
 
 def smolvlm() -> Made:
+    # Without num2words the number of frames is written in digits.
+    processing_smolvlm.num2words = processing_smolvlm.num2words or str
+
     def make_processor(*parts: Any) -> Any:
-        with mock.patch.object(processing_smolvlm, "num2words", str):  # only videos need it
-            return without_video(tf.SmolVLMProcessor)(*parts, None, image_seq_len=9)
+        frames = SquareFrames(48, "pixel_values")
+        return with_frames(tf.SmolVLMProcessor)(*parts, frames, image_seq_len=9)
 
     return _idefics("SmolVLM", make_processor)
 
@@ -190,8 +195,8 @@ def llava_next_video() -> Made:
         size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56},
         image_grid_pinpoints=grids, **MEAN,
     )  # fmt: skip
-    processor = without_video(tf.LlavaNextVideoProcessor)(
-        None, images, tokenizer, patch_size=14, vision_feature_select_strategy="default",
+    processor = with_frames(tf.LlavaNextVideoProcessor)(
+        SquareFrames(), images, tokenizer, patch_size=14, vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
     )  # fmt: skip
     model = _finished(lambda: tf.LlavaNextVideoForConditionalGeneration(config))
@@ -309,11 +314,11 @@ def perception_lm() -> Made:
         projector_pooling_ratio=2,
         **_ids(tokenizer, "image", "video"),
     )
-    processor = without_video(tf.PerceptionLMProcessor)(
-        None, _PerceptionTiles(**MEAN), tokenizer, patch_size=7, pooling_ratio=2
+    processor = with_frames(tf.PerceptionLMProcessor)(
+        SquareFrames(), _PerceptionTiles(**MEAN), tokenizer, patch_size=7, pooling_ratio=2
     )
     model = _finished(lambda: tf.PerceptionLMForConditionalGeneration(config))
-    return Made("perception_lm", model, processor, image="<|image|>")
+    return Made("perception_lm", model, processor, image="<|image|>", video="<|video|>")
 
 
 BUILDERS: dict[str, Callable[[], Made]] = {

@@ -16,8 +16,9 @@ from tests.families.common import (
     make_tokenizer,
     text_settings,
     vision_settings,
-    without_video,
+    with_frames,
 )
+from tests.families.videos import SquareFrames
 
 MEAN = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
 SQUARE = {"size": {"height": 56, "width": 56}, **MEAN}
@@ -96,8 +97,8 @@ def llava_onevision() -> Made:
         image_grid_pinpoints=grids,
     )  # fmt: skip
     images = tf.LlavaOnevisionImageProcessorPil(image_grid_pinpoints=grids, **SQUARE)
-    processor = without_video(tf.LlavaOnevisionProcessor)(
-        images, tokenizer, None, num_image_tokens=16,
+    processor = with_frames(tf.LlavaOnevisionProcessor)(
+        images, tokenizer, SquareFrames(), num_image_tokens=16,
         vision_feature_select_strategy="full",
     )  # fmt: skip
     model = finished(lambda: tf.LlavaOnevisionForConditionalGeneration(config))
@@ -118,7 +119,9 @@ def internvl() -> Made:
     images = tf.GotOcr2ImageProcessorPil(
         crop_to_patches=True, min_patches=1, max_patches=4, **SQUARE
     )
-    processor = without_video(tf.InternVLProcessor)(images, tokenizer, None, image_seq_length=4)
+    processor = with_frames(tf.InternVLProcessor)(
+        images, tokenizer, SquareFrames(), image_seq_length=4
+    )
     model = finished(lambda: tf.InternVLForConditionalGeneration(config))
     return Made("internvl", model, processor, image="<IMG_CONTEXT>")
 

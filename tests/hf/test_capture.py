@@ -9,8 +9,9 @@ import torch
 from transformers import LlavaConfig, LlavaForConditionalGeneration, SiglipVisionConfig
 
 from sparevlm.encoder import AttentionOf, layer_index
-from sparevlm.hf.encode import encode_images
+from sparevlm.hf.encode import encode
 from sparevlm.hf.families import FAMILIES
+from sparevlm.hf.media import IMAGE
 from sparevlm.methods import PruningMethod
 from tests.hf.conftest import ONE
 from tests.tiny import tiny_llava
@@ -59,8 +60,8 @@ def eager(model, pixels):
 
 def asked(model, pixels, asks=Asks):
     with torch.no_grad():
-        return encode_images(
-            model, FAMILIES["llava"], {"pixel_values": pixels}, asks(3), hidden=False
+        return encode(
+            model, FAMILIES["llava"], IMAGE, {"pixel_values": pixels}, asks(3), hidden=False
         ).tokens
 
 

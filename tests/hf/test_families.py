@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import types
 
 import accelerate
@@ -14,28 +13,28 @@ from transformers import StaticCache
 from transformers.models.auto import modeling_auto as auto
 
 from sparevlm.hf import attach
-from sparevlm.hf.encode import encode_images
-from sparevlm.hf.families import FAMILIES, UnsupportedModelError, find_family
+from sparevlm.hf.encode import encode
+from sparevlm.hf.families import UnsupportedModelError, find_family
+from sparevlm.hf.media import IMAGE
 from sparevlm.methods import SPARE, DivPrune, NoImage, RandomTokens, UniformGrid
 from sparevlm.relevance import ClipScorer
 from sparevlm.tokens import Residual
 from tests.families import BUILDERS
+from tests.families.matrix import (
+    KEEP,
+    ONE,
+    SHORT,
+    TEXT,
+    TWO,
+    answer,
+    by_hand,
+    facts,
+    made,
+    new,
+    placeholders,
+    spare,
+)  # fmt: skip
 from tests.tiny import tiny_clip
-
-ONE = "user : <image> what color is the star ? assistant :"
-SHORT = "user : <image> count the digits . assistant :"
-TWO = "user : <image> <image> is the red star in the first picture ? assistant :"
-TEXT = "user : what color is the circle ? assistant :"
-KEEP = 7
-
-
-@functools.cache
-def made(name):
-    return BUILDERS[name]()
-
-
-def facts(family):
-    return FAMILIES[family.model.config.model_type]
 
 
 @pytest.fixture(params=sorted(BUILDERS))
@@ -59,78 +58,6 @@ def of(wanted):
     """Only the families whose facts are `wanted`."""
     names = [name for name in sorted(BUILDERS) if wanted(facts(made(name)))]
     return pytest.mark.parametrize("family", names, indirect=True)
-
-
-def spare(keep=KEEP, **settings):
-    return SPARE(keep, guidance="none", **settings)
-
-
-def answer(family, inputs, steps=5, **options):
-    image = family.model.config.image_token_id  # a random model may well say it
-    more = {"do_sample": False, "max_new_tokens": steps, "min_new_tokens": steps}
-    options = more | {"suppress_tokens": [image]} | options
-    return family.model.generate(**copy.copy(inputs), **options)
-
-
-def new(inputs, out):
-    return out[:, inputs["input_ids"].shape[1] :]
-
-
-@torch.no_grad()
-def by_hand(family, inputs, report, original):
-    """Logits of one prompt whose chosen rows and words are embedded here, row by row."""
-    model = family.model
-    image = model.config.image_token_id
-    given = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
-    features = encode_images(model, facts(family), given, UniformGrid(1), hidden=False).features
-    rows = torch.cat(features)
-    ids = inputs["input_ids"][0].tolist()
-    visual = [column for column, token in enumerate(ids) if token == image]
-    assert len(visual) == len(rows)
-    keep, first = set(range(len(ids))), 0
-    for picture in report:
-        columns = visual[first : first + picture.before]
-        first += picture.before
-        if picture.after < picture.before:
-            keep -= set(range(columns[0], columns[-1] + 1))
-            keep |= {columns[i] for i in picture.indices.tolist()}
-    kept = sorted(keep)
-    table = model.get_input_embeddings()
-    safe = [0 if token == image else token for token in ids]
-    embedded = table(torch.tensor(safe))
-    for place, column in enumerate(visual):
-        embedded[column] = rows[place].to(embedded)
-    words = {
-        "inputs_embeds": embedded[kept][None],
-        "attention_mask": torch.ones(1, len(kept), dtype=torch.long),
-        "position_ids": torch.tensor([kept if original else list(range(len(kept)))]),
-    }
-    if facts(family).mrope:
-        return mrope_by_hand(family, inputs, words, kept, visual)
-    if "token_type_ids" in inputs:
-        words["token_type_ids"] = inputs["token_type_ids"][:, kept]
-    return model(**words).logits
-
-
-def mrope_by_hand(family, inputs, words, kept, visual):
-    """The language model alone, with positions of the whole prompt, and deepstack by hand."""
-    base = family.model.model
-    types = (inputs["input_ids"] == family.model.config.image_token_id).int()
-    places, _ = base.get_rope_index(
-        inputs["input_ids"], mm_token_type_ids=types, image_grid_thw=inputs["image_grid_thw"]
-    )
-    words["position_ids"] = places[..., kept]
-    output = base.get_image_features(
-        inputs["pixel_values"], inputs["image_grid_thw"], return_dict=True
-    )
-    if getattr(output, "deepstack_features", None):
-        chosen = [visual.index(column) for column in kept if column in set(visual)]
-        words["deepstack_visual_embeds"] = [
-            torch.cat(list(level))[chosen] for level in output.deepstack_features
-        ]
-        words["visual_pos_masks"] = torch.tensor([[column in set(visual) for column in kept]])
-    hidden = base.language_model(**words).last_hidden_state
-    return family.model.lm_head(hidden)
 
 
 def test_keep_all_is_bit_identical(family):
@@ -200,7 +127,7 @@ def test_generate_equals_forward_step_by_step(family):
                     tail = torch.zeros(1, step, dtype=torch.long) + fill
                     more[name] = torch.cat([inputs[name], tail], 1)
             logits = family.model(**more).logits
-            logits[..., family.model.config.image_token_id] = -torch.inf
+            logits[..., placeholders(family)] = -torch.inf
             if facts(family).model_type != "paligemma":  # its prefix attends both ways
                 assert int(logits[0, -1].argmax()) == int(tokens[step])
 
@@ -223,9 +150,8 @@ def test_sampling_is_that_of_the_pruned_model(family):
     inputs = family.inputs(ONE)
     pruned = spare().prune_inputs(family.model, inputs)
     torch.manual_seed(0)
-    image = family.model.config.image_token_id
     expected = family.model.generate(
-        **pruned, do_sample=True, max_new_tokens=5, suppress_tokens=[image]
+        **pruned, do_sample=True, max_new_tokens=5, suppress_tokens=placeholders(family)
     )
     torch.manual_seed(0)
     with spare()(family.model):
@@ -313,7 +239,7 @@ def test_separators_are_never_kept(family):
     inputs = family.inputs(ONE)
     newline = family.model.base_model.image_newline
     given = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
-    rows = encode_images(family.model, facts(family), given, spare(), hidden=False).features[0]
+    rows = encode(family.model, facts(family), IMAGE, given, spare(), hidden=False).features[0]
     ends = (rows == newline).all(1)
     assert ends.any()
     with torch.no_grad(), spare(int((~ends).sum()) - 1)(family.model) as handle:
@@ -417,9 +343,11 @@ def test_offloaded_weights(family):
         assert all(torch.equal(a.indices, b) for a, b in zip(handle.report, kept, strict=True))
 
 
-def test_video_is_refused(family):
+@of(lambda known: known.video in ("no", "pictures"))
+def test_video_where_there_is_none(family):
     inputs = family.inputs(ONE) | {"pixel_values_videos": torch.zeros(1, 2, 3, 56, 56)}
-    with spare()(family.model), pytest.raises(ValueError, match="video is not pruned yet"):
+    said = f"{facts(family).name} takes no pixel_values_videos: .*frame"
+    with spare()(family.model), pytest.raises(ValueError, match=said):
         family.model(**inputs)
 
 

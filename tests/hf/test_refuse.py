@@ -76,7 +76,7 @@ def test_video_and_chunked_prefill(tiny):
     inputs = tiny.inputs(ONE)
     with METHOD(tiny.model):
         video = torch.zeros(1, 2, 3, 112, 112)
-        refused("only pictures", tiny.model, **inputs, pixel_values_videos=video)
+        refused("takes no pixel_values_videos", tiny.model, **inputs, pixel_values_videos=video)
         chunked = dict(inputs, prefill_chunk_size=64, max_new_tokens=1)
         refused("prefill_chunk_size", tiny.model.generate, **chunked)
 

@@ -93,7 +93,7 @@ class Handle:
     ----------
     method : PruningMethod
     report : list of ImageReport
-        One entry a picture of the last call that had pictures.
+        One entry a picture, or frame of a video, of the last call that had any.
     """
 
     def __init__(self, method: PruningMethod, model: Any, family: Any, guidance: Any) -> None:
@@ -224,7 +224,7 @@ class Handle:
         self._shift_lengths(kwargs, ids.shape[1])
         if kwargs.get("streamer") is not None:
             kwargs["streamer"] = _WholePrompt(kwargs["streamer"], ids)
-        with grouped_expansion(self._model, kwargs):
+        with grouped_expansion(self._model, self._family, kwargs):
             out = self._inside(kwargs)
         sequences = out if isinstance(out, Tensor) else out.sequences
         answer = sequences[:, kwargs["input_ids"].shape[1] :]

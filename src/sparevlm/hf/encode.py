@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from sparevlm.hf.capture import Capture
 from sparevlm.hf.families import Family, patch_grid
+from sparevlm.hf.media import IMAGE, Modality
 from sparevlm.tokens import VisualTokens
 
 if TYPE_CHECKING:
@@ -27,24 +28,32 @@ class Encoded:
 
     Attributes
     ----------
+    modality : Modality
     output
-        The model output that `get_image_features` returned.
+        The model output that `get_image_features`, or `get_video_features`, returned.
     features : list of Tensor [N_i, D]
-        One entry an image.
+        One entry a picture, tile or frame.
     tokens : list of VisualTokens
         The same, detached, with what the method needs of the encoder.
     hidden : list of Tensor [N_i, C] or None
         Encoder states of the same patches at the layer that the projector reads.
+    levels : list of lists of Tensor [N_i, D]
+        Features for deeper layers (deepstack), one list a layer; empty for most families.
+    sources : list of int
+        Which picture or video of the call each entry comes from.
     used : set of str
         Arguments that the encoder took.
     tiles : int or None
         Entries of each picture, where the pixels say so.
     """
 
+    modality: Modality
     output: Any
     features: list[Tensor]
     tokens: list[VisualTokens]
     hidden: list[Tensor] | None
+    levels: list[list[Tensor]]
+    sources: list[int]
     used: set[str]
     tiles: int | None = None
 
@@ -53,7 +62,7 @@ class Encoded:
         """Visual tokens of all images."""
         return sum(len(rows) for rows in self.features)
 
-    def with_features(self, features: list[Tensor], deep: list[list[Tensor]] | None) -> Any:
+    def with_features(self, features: list[Tensor], deep: list[list[Tensor]]) -> Any:
         """A copy of the output that carries other features: one entry [k, D] a prompt.
 
         One entry a prompt and not one an image: transformers 5.18 repeats entries one by one for
@@ -62,7 +71,7 @@ class Encoded:
         features for deeper layers (deepstack), a list of the same kind a layer.
         """
         output = copy.copy(self.output)
-        if deep is not None:
+        if deep:
             output.deepstack_features = deep
         output.pooler_output = features
         if isinstance(self.output.pooler_output, Tensor):
@@ -72,53 +81,103 @@ class Encoded:
         return output
 
 
-def encode_images(
+def encode(
     model: Any,
     family: Family,
+    modality: Modality,
     kwargs: dict[str, Any],
     method: PruningMethod,
     *,
     hidden: bool,
     runs: tuple[list[int], ...] = (),
 ) -> Encoded:
-    """Encode the pictures of a call with the arguments that the call gave.
+    """Encode the pictures, or the videos, of a call with the arguments that the call gave.
 
     `hidden` asks for the encoder's states beside the features. `runs` are lengths of the runs of
     placeholders that the features may fill, for families whose tiles are such runs.
     """
     needs = method.requires
-    encoder = model.base_model.get_image_features
-    names = set(inspect.signature(encoder).parameters) - {"kwargs"}
-    arguments = {n: kwargs[n] for n in names if kwargs.get(n) is not None}
+    encoder, arguments, used = _encoder(model, modality, kwargs)
+    name = modality.pixels if modality.pixels in arguments else IMAGE.pixels
     tower = getattr(model.base_model, family.tower)
     device = next(tower.parameters()).device
     if device.type != "meta":  # offloaded weights come, and inputs go, when a layer runs
         # As generate does with inputs left on the CPU.
-        arguments["pixel_values"] = arguments["pixel_values"].to(device)
+        arguments[name] = arguments[name].to(device)
     layer = _feature_layer(model, kwargs)
     capture = Capture(model, family, needs, method.attention_of, method.keys_of, layer)
     with capture, _weights_here(model.base_model):
         output = encoder(**arguments, return_dict=True)
+    pixels, grids = arguments[name], arguments.get(modality.grids)
     features = list(output.pooler_output)
-    if family.tiled in ("begin", "end"):
+    if modality is not IMAGE:  # transformers 5.18 keeps an axis for the frames
+        features = [rows.flatten(0, -2) for rows in features]
+    levels = [list(level) for level in getattr(output, "deepstack_features", None) or ()]
+    if modality is not IMAGE:
+        counts = _frame_counts(pixels, grids, len(features))
+        sizes = [_frames(len(rows), n) for rows, n in zip(features, counts, strict=True)]
+        sources = [i for i, parts in enumerate(sizes) for _ in parts]
+        features = _cut(features, sizes)
+        levels = [_cut(level, sizes) for level in levels]
+    elif family.tiled in ("begin", "end"):
         features = _by_run(features, runs)
+    if modality is IMAGE:
+        sources = list(range(len(features)))
     states, classes = None, [None] * len(features)
     if hidden or "projector" in needs:
         states, classes = _patch_states(output.hidden_states, layer, features)
-    grids = arguments.get("image_grid_thw")
+    shortest = min((len(rows) for rows in features), default=0)
     tokens = []
     for i, rows in enumerate(features):
         more = capture.fields(i, len(rows), classes[i])
         if "encoder" in needs:
+            if modality is not IMAGE:
+                raise ValueError(
+                    f"{type(method).__name__} encodes pictures again, and cannot do so with the "
+                    "frames of a video: choose another method"
+                )
             more["encode"] = _smaller(encoder, arguments, i, model.config.vision_config.patch_size)
-        frames = grids[i] if grids is not None else None
-        grid = patch_grid(family, model, len(rows), frames)
-        candidates = _candidates(rows) if family.newline else None
+        size = grids[sources[i]] if grids is not None else None
+        lines = family.newline and modality is IMAGE
+        grid = patch_grid(family, model, len(rows), size, lines=lines)
+        candidates = _candidates(rows) if lines else None
+        if modality is not IMAGE and grids is None and len(rows) > shortest:
+            candidates = torch.arange(len(rows), device=rows.device) < shortest  # a video's end
         tokens.append(VisualTokens(rows.detach(), grid, candidates, **more))
-    pixels = arguments["pixel_values"]
     stacked = pixels.ndim == 5 and pixels.shape[0] * pixels.shape[1] == len(features)
     tiles = pixels.shape[1] if stacked else None
-    return Encoded(output, features, tokens, states if hidden else None, names, tiles)
+    states = states if hidden else None
+    return Encoded(modality, output, features, tokens, states, levels, sources, used, tiles)
+
+
+def _encoder(
+    model: Any, modality: Modality, kwargs: dict[str, Any]
+) -> tuple[Callable[..., Any], dict[str, Any], set[str]]:
+    """The model's function for a modality, its arguments, and which of `kwargs` they are."""
+    base = model.base_model
+    encoder = getattr(base, f"get_{modality.name}_features", None) or base.get_image_features
+    names = set(inspect.signature(encoder).parameters) - {"kwargs"}
+    if modality.pixels not in names:  # one function for both
+        return encoder, {IMAGE.pixels: kwargs[modality.pixels]}, {modality.pixels}
+    return encoder, {n: kwargs[n] for n in names if kwargs.get(n) is not None}, names
+
+
+def _frame_counts(pixels: Tensor, grids: Tensor | None, entries: int) -> list[int]:
+    """Frames, or steps in time, of each entry that the encoder gave for a video."""
+    if grids is not None:
+        return [int(count) for count in grids[:, 0]]
+    return [pixels.shape[1] if entries == len(pixels) else 1] * entries
+
+
+def _frames(rows: int, count: int) -> list[int]:
+    """Rows of each frame; what cannot be divided stands at the end of the video."""
+    each = rows // count
+    return [each] * (count - 1) + [rows - each * (count - 1)]
+
+
+def _cut(entries: list[Tensor], sizes: list[list[int]]) -> list[Tensor]:
+    parts = [rows.split(size) for rows, size in zip(entries, sizes, strict=True)]
+    return [part for split in parts for part in split]
 
 
 @contextmanager

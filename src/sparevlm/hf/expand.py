@@ -1,7 +1,7 @@
-"""Beams and several answers with features that are one tensor, on transformers 5.18.
+"""Beams and several answers: features repeated prompt by prompt, where stock code would not.
 
-There the rows of such a tensor are repeated one by one, which mixes up the tokens of a prompt;
-later versions repeat them prompt by prompt.
+transformers 5.18 repeats the rows of features that are one tensor one by one, which mixes up the
+tokens of a prompt. And no version finds the placeholders of a video that are those of pictures.
 """
 
 from __future__ import annotations
@@ -15,16 +15,29 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from sparevlm.hf.families import Family
+from sparevlm.hf.media import MODALITIES, token_types
+
 
 @contextmanager
-def grouped_expansion(model: Any, kwargs: dict[str, Any]) -> Iterator[None]:
-    """Repeat the features of a `generate` call prompt by prompt, where stock code would not."""
+def grouped_expansion(model: Any, family: Family, kwargs: dict[str, Any]) -> Iterator[None]:
+    """Repeat the features of a `generate` call prompt by prompt."""
     outputs = kwargs.get("mm_encoder_outputs") or {}
     tensors = any(isinstance(out.pooler_output, Tensor) for out in outputs.values())
-    if not tensors or not _mixes_up(model):
+    if not (tensors and _mixes_up(model)) and not (family.video == "marks" and "video" in outputs):
         yield
         return
-    model._expand_multimodal_outputs = lambda *args, **options: _expand(model, *args, **options)
+
+    def expand(
+        input_ids: Tensor,
+        mm_encoder_output: dict[str, Any],
+        expand_size: int = 1,
+        inputs_embeds: Tensor | None = None,
+    ) -> dict[str, Any]:
+        types = token_types(family, model, input_ids)
+        return _expand(types, mm_encoder_output, expand_size)
+
+    model._expand_multimodal_outputs = expand
     try:
         yield
     finally:
@@ -40,20 +53,21 @@ def _mixes_up(model: Any) -> bool:
     return repeated != [0, 1, 0, 1]
 
 
-def _expand(
-    model: Any,
-    input_ids: Tensor,
-    mm_encoder_output: dict[str, Any],
-    expand_size: int = 1,
-    inputs_embeds: Tensor | None = None,
-) -> dict[str, Any]:
-    expanded = dict(mm_encoder_output)
-    for modality, output in mm_encoder_output.items():
-        marks = input_ids == getattr(model.config, f"{modality}_token_id")
-        rows = output.pooler_output.flatten(0, -2)
-        groups = rows.split(marks.sum(1).tolist())
-        expanded[modality] = copy.copy(output)
-        expanded[modality].pooler_output = torch.cat(
-            [group for group in groups for _ in range(expand_size)]
-        )[:, None]
+def _expand(types: Tensor, outputs: dict[str, Any], times: int) -> dict[str, Any]:
+    expanded = dict(outputs)
+    for modality in MODALITIES:
+        if modality.name not in outputs:
+            continue
+        output = expanded[modality.name] = copy.copy(outputs[modality.name])
+        counts = (types == modality.code).sum(1).tolist()
+        if isinstance(output.pooler_output, Tensor):
+            rows = _by_prompt(output.pooler_output.flatten(0, -2), counts, times)
+            output.pooler_output = torch.cat(rows)[:, None]
+        else:
+            output.pooler_output = _by_prompt(torch.cat(output.pooler_output), counts, times)
     return expanded
+
+
+def _by_prompt(rows: Tensor, counts: list[int], times: int) -> list[Tensor]:
+    """The rows of each prompt, `times` times one after the other; prompts without any left out."""
+    return [part for part in rows.split(counts) if len(part) for _ in range(times)]

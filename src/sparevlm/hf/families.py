@@ -32,8 +32,9 @@ class Family:
     question : str
         Regular expression of the template's role marks; the last piece that the
         user says is the question.
-    pixels : tuple of str
-        Arguments that carry pictures.
+    video : "no", "pictures", "tokens" or "marks"
+        How a video comes: not at all; as pictures, one a frame; in an argument of its own, with
+        placeholders of its own; or so, with the placeholders of pictures between marks of a video.
     tower, projector : str
         Attributes of the base model: the vision encoder, and what maps its rows to the language
         model's.
@@ -51,8 +52,8 @@ class Family:
     merge : str or None
         Attribute of the vision configuration: how many patches on a side make one token, where
         `image_grid_thw` counts patches.
-    tokens : str
-        Visual tokens of a picture, for people.
+    tokens, frame : str
+        Visual tokens of a picture, and of a frame of a video, for people.
     """
 
     name: str
@@ -61,7 +62,7 @@ class Family:
     hub: tuple[str, ...]
     positions: Literal["compact", "original"]
     question: str = r"(?i)\b(?:user|assistant|system)\s*:|\[/?INST\]"
-    pixels: tuple[str, ...] = ("pixel_values",)
+    video: Literal["no", "pictures", "tokens", "marks"] = "no"
     tower: str = "vision_tower"
     projector: str = "multi_modal_projector"
     newline: bool = False
@@ -70,6 +71,7 @@ class Family:
     mrope: bool = False
     merge: str | None = None
     tokens: str = ""
+    frame: str = ""
 
 
 LLAVA = Family(
@@ -107,20 +109,24 @@ LLAVA_ONEVISION = Family(
         "llava-hf/llava-onevision-qwen2-7b-ov-hf",
         "llava-hf/llava-interleave-qwen-0.5b-hf",
     ),
+    video="tokens",
     positions="original",
     question=r"(?i)<\|im_(?:start|end)\|>|\b(?:user|assistant|system)\b",
     newline=True,
     tokens="729 to 7,290, line ends among them",
+    frame="196",
 )
 INTERNVL = Family(
     name="InternVL",
     model_type="internvl",
     classes=("InternVLForConditionalGeneration", "InternVLModel"),
     hub=("OpenGVLab/InternVL3-1B-hf", "OpenGVLab/InternVL3_5-1B-HF", "OpenGVLab/InternVL3-8B-hf"),
+    video="pictures",
     positions="original",
     question=r"(?i)<\|im_(?:start|end)\|>|\b(?:user|assistant|system)\b",
     tiled="run",
     tokens="256 a tile, 1 to 13 tiles",
+    frame="256",
 )
 GEMMA3 = Family(
     name="Gemma 3",
@@ -156,10 +162,12 @@ QWEN: dict[str, Any] = {
     "tower": "visual",
     "projector": "",
     "positions": "original",
+    "video": "tokens",
     "question": r"(?i)<\|im_(?:start|end)\|>|\b(?:user|assistant|system)\b",
     "mrope": True,
     "merge": "spatial_merge_size",
     "tokens": "by the picture's size",
+    "frame": "by its size; two frames make one",
 }
 QWEN2_VL = Family(
     name="Qwen2-VL",
@@ -194,26 +202,30 @@ GLM4V = Family(
     model_type="glm4v",
     classes=("Glm4vForConditionalGeneration", "Glm4vModel"),
     hub=("zai-org/GLM-4.1V-9B-Thinking",),
-    **QWEN | {"question": r"<\|(?:user|assistant|system)\|>"},
+    **QWEN | {"question": r"<\|(?:user|assistant|system)\|>", "video": "marks"},
 )
 LLAVA_NEXT_VIDEO = Family(
     name="LLaVA-NeXT-Video",
     model_type="llava_next_video",
     classes=("LlavaNextVideoForConditionalGeneration", "LlavaNextVideoModel"),
     hub=("llava-hf/LLaVA-NeXT-Video-7B-hf",),
+    video="tokens",
     positions="original",
     newline=True,
     tokens="1,176 to 2,928, line ends among them",
+    frame="144",
 )
 PERCEPTION_LM = Family(
     name="Perception LM",
     model_type="perception_lm",
     classes=("PerceptionLMForConditionalGeneration", "PerceptionLMModel"),
     hub=("facebook/Perception-LM-1B", "facebook/Perception-LM-3B"),
+    video="tokens",
     positions="original",
     question=r"<\|(?:start|end)_header_id\|>|<\|eot_id\|>|\b(?:user|assistant|system)\b",
     tiled="run",
     tokens="256 a tile, 1 to 37 tiles",
+    frame="256",
 )
 IDEFICS3 = Family(
     name="Idefics3",
@@ -231,11 +243,13 @@ SMOLVLM = Family(
     model_type="smolvlm",
     classes=("SmolVLMForConditionalGeneration", "SmolVLMModel"),
     hub=("HuggingFaceTB/SmolVLM2-256M-Video-Instruct", "HuggingFaceTB/SmolVLM2-2.2B-Instruct"),
+    video="pictures",
     positions="original",
     tower="vision_model",
     projector="connector",
     tiled="end",
     tokens="64 or 81 a tile, 1 to 17 tiles",
+    frame="64 or 81",
 )
 AYA_VISION = Family(
     name="Aya Vision",
@@ -306,17 +320,18 @@ def _is_remote(model: Any) -> bool:
 
 
 def patch_grid(
-    family: Family, model: Any, tokens: int, frames: Tensor | None = None
+    family: Family, model: Any, tokens: int, sizes: Tensor | None = None, *, lines: bool = False
 ) -> tuple[int, int] | None:
-    """Rows and columns of an image's tokens, or None where they form no such grid.
+    """Rows and columns of the tokens of a picture or frame, or None where they form no such grid.
 
-    `frames` is the image's row of `image_grid_thw`, where the family has it.
+    `sizes` are its patches in time, rows and columns, where the family counts them. `lines`: a
+    separator ends each line of patches.
     """
-    if frames is not None and family.merge is not None:
+    if sizes is not None and family.merge is not None:
         side = getattr(model.config.vision_config, family.merge)
-        count, rows, columns = (int(size) for size in frames)
-        return (rows // side, columns // side) if count == 1 else None
-    if not family.square or family.newline:
+        rows, columns = (int(size) // side for size in sizes[1:])
+        return (rows, columns) if rows * columns == tokens else None
+    if not family.square or lines:
         return None
     rows = math.isqrt(tokens)
     return (rows, rows) if rows * rows == tokens else None
@@ -330,9 +345,10 @@ def family_facts() -> list[dict[str, Any]]:
             "model_type": family.model_type,
             "classes": list(family.classes),
             "images": True,
-            "video": False,
+            "video": family.video != "no",
             "positions": family.positions,
             "tokens": family.tokens,
+            "tokens_a_frame": family.frame,
             "hub": list(family.hub),
             "status": "tested",
         }

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparevlm.hf.media import is_any_of
+
 _ATTRIBUTE = "_sparevlm_prompt"  # on the cache, so that copies of it keep it
 
 
@@ -62,11 +64,11 @@ class Memory:
         kept[kept < 0] = whole[unknown]  # in both they follow each other alike
         return replace(self, ids=whole, kept_ids=kept)
 
-    def cropped(self, cached: int, image_token: int) -> Memory:
+    def cropped(self, cached: int, placeholders: tuple[int, ...]) -> Memory:
         """The memory of a cache cropped to `cached` tokens; itself where that cannot be told."""
         gone = self.kept_ids[:, cached:]
         same = torch.equal(self.ids[:, -gone.shape[1] :], gone)
-        if not same or bool((gone == image_token).any()):
+        if not same or bool(is_any_of(gone, placeholders).any()):
             return self
         seen = None if self.kept_mask is None else (self.kept_mask[:, cached:] != 0).sum(1)
         positions = self.kept_positions
@@ -132,7 +134,7 @@ class Prefix:
 
 
 def cached_prefix(
-    cache: Any, ids: Tensor, mask: Tensor | None, image_token: int, *, whole: bool
+    cache: Any, ids: Tensor, mask: Tensor | None, placeholders: tuple[int, ...], *, whole: bool
 ) -> Prefix | None:
     """What a cache holds of a prompt; None for an empty cache.
 
@@ -144,8 +146,8 @@ def cached_prefix(
         The user's ids: the whole conversation, or its new tokens only.
     mask : Tensor [B, ..] or None
         The user's mask over the whole conversation.
-    image_token : int
-        Placeholder id.
+    placeholders : tuple of int
+        Ids of placeholders.
     whole : bool
         True in `generate`, where ids are the whole conversation unless they fit only as new tokens.
 
@@ -174,7 +176,7 @@ def cached_prefix(
         )
     memory = memory.expand(rows)
     if cached < memory.kept_ids.shape[1]:
-        memory = memory.cropped(cached, image_token)
+        memory = memory.cropped(cached, placeholders)
     told, kept = memory.ids.shape[1], memory.kept_ids.shape[1]
     since = max(cached - kept, 0)  # tokens generated or fed after the remembered prompt
     known = memory.ids.to(ids.device)
@@ -188,7 +190,8 @@ def cached_prefix(
     columns = told + since if whole and begins else 0
     if columns:
         memory = memory.completed(ids)
-    if columns and cached < kept and bool((memory.kept_ids[:, cached:] == image_token).any()):
+    lost = memory.kept_ids[:, cached:]
+    if columns and cached < kept and bool(is_any_of(lost, placeholders).any()):
         raise ValueError(
             "the cache was cropped within a picture: crop it after the last picture, "
             "or pass no past_key_values"

@@ -11,7 +11,12 @@ from sparevlm.hf.gather import default_positions
 
 
 def axes_positions(
-    model: Any, ids: Tensor, mask: Tensor | None, grids: Tensor | None, start: int | Tensor
+    model: Any,
+    ids: Tensor,
+    types: Tensor,
+    mask: Tensor | None,
+    places: dict[str, Tensor],
+    start: int | Tensor,
 ) -> Tensor:
     """Positions [3, B, L] of an unpruned prompt, as the model itself would place it.
 
@@ -19,19 +24,20 @@ def axes_positions(
     ----------
     ids : Tensor [B, L]
         The prompt, or what of it is not cached.
+    types : Tensor [B, L]
+        What each token stands for, see `media.token_types`.
     mask : Tensor [B, L] or None
         Zeros where it is padded.
-    grids : Tensor [images, 3] or None
-        `image_grid_thw` of the pictures in `ids`.
+    places : dict of Tensor
+        `image_grid_thw`, `video_grid_thw` and `second_per_grid_ts` of what is in `ids`.
     start : int or Tensor [B, 1]
         Position of the first token.
     """
-    if grids is None or not len(grids):
+    if not bool(types.any()):
         return default_positions(ids, mask, start).expand(3, *ids.shape)
-    base = model.base_model
-    types = (ids == model.config.image_token_id).int()
-    positions, _ = base.get_rope_index(
-        ids, mm_token_type_ids=types, image_grid_thw=grids.to(ids.device), attention_mask=mask
+    places = {name: value.to(ids.device) for name, value in places.items()}
+    positions, _ = model.base_model.get_rope_index(
+        ids, mm_token_type_ids=types.int(), attention_mask=mask, **places
     )
     if mask is not None:
         positions = positions.masked_fill(mask == 0, 0)

@@ -1,9 +1,11 @@
-"""Finding each picture in its prompt, and reducing it."""
+"""Finding each picture, tile or frame in its prompt, and reducing it."""
 
 from __future__ import annotations
 
+import copy
 import time
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 from sparevlm.hf.encode import Encoded
 from sparevlm.hf.families import Family
 from sparevlm.hf.guidance import Guidance
+from sparevlm.hf.media import IMAGE, mark
 from sparevlm.hf.report import ImageReport
 from sparevlm.tokens import Query, Reduction, Residual, VisualTokens, check_reduction, joined
 
@@ -21,14 +24,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """One image in its prompt: row, columns [N], features, tokens and encoder states."""
+    """One picture, tile or frame in its prompt.
+
+    Attributes
+    ----------
+    row : int
+    columns : Tensor [N]
+    features : Tensor [N, D]
+    tokens : VisualTokens
+    hidden : Tensor [N, C] or None
+        Encoder states.
+    encoded : Encoded
+        What it comes from.
+    entry : int
+        Its place there; of the first tile.
+    """
 
     row: int
     columns: Tensor
     features: Tensor
     tokens: VisualTokens
     hidden: Tensor | None
-    entry: int  # its place among the encoder's entries; of the first tile
+    encoded: Encoded
+    entry: int
+
+    @property
+    def source(self) -> int:
+        """Which picture or video of the call it belongs to."""
+        return self.encoded.sources[self.entry]
 
     def joined_with(self, other: Picture) -> Picture:
         """Both as one picture, of which they are tiles."""
@@ -41,33 +64,36 @@ class Picture:
             torch.cat([self.features, other.features]),
             joined([self.tokens, other.tokens]),
             hidden,
+            self.encoded,
             self.entry,
         )
 
 
-def mark(model: Any) -> str:
-    """How an error calls the placeholder."""
-    return f"<image> (token {model.config.image_token_id})"
-
-
 def locate(
-    model: Any, family: Family, encoded: Encoded, ids: Tensor, start: int, *, tiles: bool
+    model: Any,
+    family: Family,
+    encoded: Encoded,
+    ids: Tensor,
+    placeholders: Tensor,
+    start: int,
+    *,
+    tiles: bool,
 ) -> list[Picture]:
-    """Find the columns of each encoded image; images before column `start` are left out.
+    """Find the columns of each encoded entry; those before column `start` are left out.
 
-    ids [B, L] are the prompts. `tiles`: each tile by itself, where a picture comes as several.
+    ids [B, L] are the prompts; placeholders [B, L], bool, those of the modality. `tiles`: each tile
+    by itself, where a picture comes as several.
     """
-    placeholders = ids == model.config.image_token_id
     length = placeholders.shape[1]
-    given = encoded.count
+    given, unit = encoded.count, encoded.modality.unit
     new = placeholders.clone()
     new[:, :start] = False
     wanted, wanted_new = int(placeholders.sum()), int(new.sum())
     if given not in (wanted, wanted_new):
         raise ValueError(
             f"{wanted} placeholders and {given} visual tokens from {len(encoded.features)} "
-            f"pictures: give the processor one {mark(model)} for each picture, and do not "
-            "truncate what it returns"
+            f"{unit}s: give the processor one {mark(family, model, encoded.modality)} for each "
+            f"{encoded.modality.noun}, and do not truncate what it returns"
         )
     mask = placeholders if given == wanted else new
     places = mask.flatten().nonzero()[:, 0]
@@ -79,14 +105,14 @@ def locate(
         row = int(here[0]) // length
         if int(here[-1]) // length != row:
             raise ValueError(
-                f"picture {i} has {len(features)} visual tokens, and the prompt it belongs to "
-                "another number of placeholders: give every prompt the pictures it mentions"
+                f"{unit} {i} has {len(features)} visual tokens, and the prompt it belongs to "
+                f"another number of placeholders: give every prompt the {unit}s it mentions"
             )
         columns = here - row * length
         if int(columns[0]) < start:
             continue  # in the cache already
         hidden = encoded.hidden[i] if encoded.hidden is not None else None
-        tile = Picture(row, columns, features, encoded.tokens[i], hidden, i)
+        tile = Picture(row, columns, features, encoded.tokens[i], hidden, encoded, i)
         begins = encoded.tiles is not None and i % encoded.tiles == 0
         if found and not tiles and not begins and _same(family, ids, found[-1], tile):
             found[-1] = found[-1].joined_with(tile)
@@ -97,7 +123,9 @@ def locate(
 
 def _same(family: Family, ids: Tensor, first: Picture, second: Picture) -> bool:
     """Whether two entries that follow each other are tiles of one picture."""
-    if family.tiled == "no" or first.row != second.row:
+    if second.encoded.modality is not IMAGE or first.row != second.row:
+        return False
+    if family.tiled == "no":
         return False
     if family.tiled == "run":
         return int(first.columns[-1]) + 1 == int(second.columns[0])
@@ -129,10 +157,12 @@ def reduce_pictures(
     guidance: Guidance | None,
     pictures: list[Picture],
     ids: Tensor,
-    mask: Tensor | None,
-    image_token: int,
+    words: Tensor,
 ) -> tuple[list[Reduction | None], list[ImageReport]]:
-    """Reduce each picture, or the pictures of a prompt together; None: all of it is kept."""
+    """Reduce each picture, or all pictures and frames of a prompt together; None: keep all of it.
+
+    ids [B, L] are the prompts, words [B, L] True where a token is neither placeholder nor padding.
+    """
     groups: list[list[int]] = []
     for i, picture in enumerate(pictures):
         joint = method.per == "prompt" and groups and pictures[groups[-1][0]].row == picture.row
@@ -144,37 +174,45 @@ def reduce_pictures(
     report = []
     for group in groups:
         members = [pictures[i] for i in group]
-        row = members[0].row
+        row, kind = members[0].row, members[0].encoded.modality.name
+        sizes = [len(p.features) for p in members]
         tokens = joined([picture.tokens for picture in members])
         if _keeps_all(method, tokens):
-            report.append(ImageReport.untouched(tokens, row))
+            report.append(ImageReport.untouched(tokens, row, kind, tuple(sizes)))
             continue
         began = time.perf_counter()
         if guidance is not None:
-            prompt = ids[row][_words(ids[row], mask, row, image_token)]
+            prompt = ids[row][words[row]]
             queries = [guidance.query(p.tokens.features, p.hidden, prompt) for p in members]
             tokens = replace(tokens, query=_joined(queries))
         with torch.no_grad():
             found = method.reduce(tokens)
         check_reduction(found, tokens, type(method).__name__)
         spent = (time.perf_counter() - began) * 1000
-        report.append(ImageReport.of(tokens, found, spent, row))
-        for i, part in zip(group, _split(found, [len(p.features) for p in members]), strict=True):
+        parts = _split(found, sizes)
+        shares = tuple(len(part.indices) for part in parts)
+        report.append(ImageReport.of(tokens, found, spent, row, kind, shares))
+        for i, part in zip(group, parts, strict=True):
             reductions[i] = part
     return reductions, report
+
+
+def spoken(types: Tensor, mask: Tensor | None, pictures: list[Picture]) -> Tensor:
+    """True for the words of each prompt [B, L]: no placeholder, no padding, no time of a frame."""
+    words = types == 0
+    if mask is not None and mask.shape[1] >= words.shape[1]:
+        words = words & (mask[:, -words.shape[1] :] != 0)
+    for first, second in pairwise(pictures):
+        same = first.encoded is second.encoded and first.source == second.source
+        if same and first.encoded.modality is not IMAGE:
+            words[first.row, first.columns[-1] : second.columns[0]] = False
+    return words
 
 
 def _keeps_all(method: PruningMethod, tokens: VisualTokens) -> bool:
     if isinstance(method.keep, Residual):
         return False
     return method.budget(tokens) == len(tokens.candidate_indices())
-
-
-def _words(row_ids: Tensor, mask: Tensor | None, row: int, image_token: int) -> Tensor:
-    words = row_ids != image_token
-    if mask is not None and mask.shape[1] >= len(row_ids):
-        words = words & (mask[row, -len(row_ids) :] != 0)
-    return words
 
 
 def _joined(queries: list[Query | None]) -> Query | None:
@@ -199,10 +237,19 @@ def _split(found: Reduction, sizes: list[int]) -> list[Reduction]:
     return parts
 
 
+def reduced(encoded: Encoded, pictures: list[Picture], reductions: list[Reduction | None]) -> Any:
+    """The encoder's output with what is left of `pictures`, all of which come from it."""
+    untouched = all(found is None for found in reductions)
+    if untouched and sum(len(picture.features) for picture in pictures) == encoded.count:
+        return copy.copy(encoded.output)
+    deep = [features_by_row(pictures, reductions, level) for level in encoded.levels]
+    return encoded.with_features(features_by_row(pictures, reductions), deep)
+
+
 def features_by_row(
     pictures: list[Picture], reductions: list[Reduction | None], level: Any = None
 ) -> list[Tensor]:
-    """Kept features, one entry a prompt; of a deeper `level`, which has one entry a picture."""
+    """Kept features, one entry a prompt; of a deeper `level`, which has the encoder's entries."""
     rows: dict[int, list[Tensor]] = {}
     for picture, found in zip(pictures, reductions, strict=True):
         kept = picture.features if level is None else level[picture.entry]

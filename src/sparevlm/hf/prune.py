@@ -1,4 +1,4 @@
-"""Shortening a prompt: encode the pictures, reduce, drop placeholders from every tensor.
+"""Shortening a prompt: encode pictures and videos, reduce, drop placeholders from every tensor.
 
 Stock code gets the pruned features through its own argument `mm_encoder_outputs`, so nothing
 downstream knows that there were more.
@@ -6,7 +6,6 @@ downstream knows that there were more.
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,27 +14,30 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sparevlm.hf.encode import encode_images
+from sparevlm.hf.encode import Encoded, encode
 from sparevlm.hf.families import Family, find_family
 from sparevlm.hf.gather import Side
 from sparevlm.hf.guidance import Guidance, make_guidance
+from sparevlm.hf.media import (
+    MODALITIES,
+    VIDEO,
+    Modality,
+    is_any_of,
+    mark,
+    placeholder_ids,
+    token_types,
+)
 from sparevlm.hf.memory import Memory, cached_prefix, recall
 from sparevlm.hf.mrope import axes_positions
-from sparevlm.hf.pictures import features_by_row, locate, mark, reduce_pictures, runs_of
+from sparevlm.hf.pictures import Picture, locate, reduce_pictures, reduced, runs_of, spoken
 from sparevlm.hf.prompt import shorten
 from sparevlm.hf.report import ImageReport
 
 if TYPE_CHECKING:
     from sparevlm.methods.base import PruningMethod
 
-_UNSUPPORTED = {
-    "pixel_values_videos": (
-        "video is not pruned yet, only pictures: remove the video, or detach for this call"
-    ),
-    "prefill_chunk_size": (
-        "a pruned prompt cannot be prefilled in chunks: remove prefill_chunk_size"
-    ),
-}
+# What places tokens of several axes, beside the grids.
+_TIMES = "second_per_grid_ts"
 
 
 @dataclass(eq=False)
@@ -115,8 +117,8 @@ def shrink(
     holds its beginning, as in `generate`.
     """
     kwargs = {name: value for name, value in kwargs.items() if value is not None}
-    pictures_given = any(name in kwargs for name in family.pixels)
-    _check(kwargs, pictures_given)
+    media = [modality for modality in MODALITIES if modality.pixels in kwargs]
+    _check(family, kwargs, media)
     ids: Tensor | None = kwargs.get("input_ids")
     mask = kwargs.get("attention_mask")
     odd = mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2)
@@ -129,58 +131,57 @@ def shrink(
         return Shrunk(kwargs)  # no pictures, so nothing of ours
     if "mm_encoder_outputs" in kwargs:
         return Shrunk(kwargs)
-    image_token = model.config.image_token_id
-    placeholders = ids == image_token
-    prefix = cached_prefix(kwargs.get("past_key_values"), ids, mask, image_token, whole=whole)
+    types = token_types(family, model, ids)
+    placeholders = placeholder_ids(family, model)
+    prefix = cached_prefix(kwargs.get("past_key_values"), ids, mask, placeholders, whole=whole)
     start = prefix.columns if prefix else 0
+    given = kwargs
+    encodings = []
+    for modality in media:
+        there = types == modality.code
+        if not bool(there.any()):
+            raise ValueError(
+                f"{len(kwargs[modality.pixels])} {modality.noun}s and no placeholder for them: put "
+                f"one {mark(family, model, modality)} for each {modality.noun} into the prompt, or "
+                f"pass no {modality.pixels}"
+            )
+        if bool(there[:, start:].any()):
+            runs = (runs_of(there), runs_of(there[:, start:]))
+            encodings.append(_encode(method, model, family, guidance, modality, given, runs))
+        else:  # all of them lie in the cache
+            kwargs = {name: value for name, value in kwargs.items() if name != modality.pixels}
     keep = torch.ones_like(ids, dtype=torch.bool)
     report: list[ImageReport] = []
-    grids: Tensor | None = None
-    if pictures_given and bool(placeholders[:, start:].any()):
-        wants_hidden = guidance is not None and guidance.scorer.needs_hidden_states
-        runs = (runs_of(placeholders), runs_of(placeholders[:, start:]))
-        encoded = encode_images(model, family, kwargs, method, hidden=wants_hidden, runs=runs)
-        if wants_hidden and encoded.hidden is None:
-            warnings.warn(
-                f"guidance by the question is off: CLIP cannot be put beside the tokens of "
-                f'{family.name}; choose relevance "llm", or guidance "none"',
-                stacklevel=2,
-            )
+    if encodings:
         tiles = method.per == "tile"
-        pictures = locate(model, family, encoded, ids, start, tiles=tiles)
-        reductions, report = reduce_pictures(method, guidance, pictures, ids, mask, image_token)
-        for picture, found in zip(pictures, reductions, strict=True):
+        pictures = [
+            picture
+            for found in encodings
+            for picture in locate(
+                model, family, found, ids, types == found.modality.code, start, tiles=tiles
+            )
+        ]
+        pictures.sort(key=lambda picture: (picture.row, int(picture.columns[0])))
+        words = spoken(types, mask, pictures)
+        reductions, report = reduce_pictures(method, guidance, pictures, ids, words)
+        pairs = list(zip(pictures, reductions, strict=True))
+        for picture, found in pairs:
             if found is not None:
                 # With what stands between its placeholders: marks of lines and tiles.
                 keep[picture.row, picture.columns[0] : picture.columns[-1] + 1] = False
                 keep[picture.row, picture.columns[found.indices.to(keep.device)]] = True
-        given = kwargs
-        kwargs = {name: value for name, value in kwargs.items() if name not in encoded.used}
-        untouched = all(found is None for found in reductions)
-        if untouched and sum(len(p.features) for p in pictures) == encoded.count:
-            output = copy.copy(encoded.output)
-        else:
-            levels = getattr(encoded.output, "deepstack_features", None)
-            deep = None
-            if levels:
-                deep = [features_by_row(pictures, reductions, level) for level in levels]
-            output = encoded.with_features(features_by_row(pictures, reductions), deep)
-        grids = given.get("image_grid_thw")
-        if grids is not None:
-            if untouched:  # stock code makes positions of it
-                kwargs["image_grid_thw"] = grids
-            grids = grids[[picture.entry for picture in pictures]]
-        kwargs["mm_encoder_outputs"] = {"image": output}
-    elif pictures_given and not bool(placeholders.any()):
-        raise ValueError(
-            f"{len(kwargs[family.pixels[0]])} pictures and no placeholder for them: put one "
-            f"{mark(model)} for each picture into the prompt, or pass no pixel_values"
-        )
-    elif pictures_given:  # all of them lie in the cache
-        kwargs = {name: value for name, value in kwargs.items() if name not in family.pixels}
+        used = {name for found in encodings for name in found.used}
+        kwargs = {name: value for name, value in kwargs.items() if name not in used}
+        kwargs["mm_encoder_outputs"] = {}
+        for encoded in encodings:
+            mine = [pair for pair in pairs if pair[0].encoded is encoded]
+            if any(found is None or len(found.indices) for _, found in mine):
+                output = reduced(encoded, [p for p, _ in mine], [found for _, found in mine])
+                kwargs["mm_encoder_outputs"][encoded.modality.name] = output
     begun = prefix is not None and bool(prefix.dropped.any())
     if bool(keep.all()) and not begun:
-        return Shrunk(kwargs, report)
+        places = {m.grids: given[m.grids] for m in media if m.grids in given}
+        return Shrunk(kwargs | places, report)  # stock code makes positions of them
     wanted: str = method.positions
     if wanted == "auto":  # `generate` can keep original positions with a cache only
         renumber = whole and not uses_cache(model, kwargs)
@@ -195,10 +196,48 @@ def shrink(
             )
         new = ids[:, start:]
         seen = None if mask is None else mask[:, mask.shape[1] - new.shape[1] :]
-        axes = axes_positions(model, new, seen, grids, prefix.start[:, None] if prefix else 0)
-    pad = _pad_id(model, image_token)
+        places = _places(given, encodings, pictures) if encodings else {}
+        begin = prefix.start[:, None] if prefix else 0
+        codes = tuple(found.modality.code for found in encodings)
+        kinds = types[:, start:] * is_any_of(types[:, start:], codes)  # a model may say others
+        axes = axes_positions(model, new, kinds, seen, places, begin)
+    pad = _pad_id(model, placeholders)
     kwargs, memory = shorten(kwargs, keep, prefix, original=original, side=side, pad=pad, axes=axes)
     return Shrunk(kwargs, report, memory)
+
+
+def _encode(
+    method: PruningMethod,
+    model: Any,
+    family: Family,
+    guidance: Guidance | None,
+    modality: Modality,
+    kwargs: dict[str, Any],
+    runs: tuple[list[int], ...],
+) -> Encoded:
+    """Run the encoder, and say so where the question cannot be put beside what it gives."""
+    wants_hidden = guidance is not None and guidance.scorer.needs_hidden_states
+    encoded = encode(model, family, modality, kwargs, method, hidden=wants_hidden, runs=runs)
+    if wants_hidden and encoded.hidden is None:
+        warnings.warn(
+            f"guidance by the question is off: CLIP cannot be put beside the tokens of a "
+            f'{modality.noun} of {family.name}; choose relevance "llm", or guidance "none"',
+            stacklevel=3,
+        )
+    return encoded
+
+
+def _places(
+    kwargs: dict[str, Any], encodings: list[Encoded], pictures: list[Picture]
+) -> dict[str, Tensor]:
+    """Grids and times of the pictures and videos that are not cached."""
+    places = {}
+    for encoded in encodings:
+        sources = sorted({p.source for p in pictures if p.encoded is encoded})
+        places[encoded.modality.grids] = kwargs[encoded.modality.grids][sources]
+        if encoded.modality is VIDEO and _TIMES in kwargs:
+            places[_TIMES] = torch.as_tensor(kwargs[_TIMES])[sources]
+    return places
 
 
 def uses_cache(model: Any, kwargs: dict[str, Any]) -> bool:
@@ -214,12 +253,23 @@ def generation_setting(model: Any, kwargs: dict[str, Any], name: str) -> Any:
     return getattr(model.generation_config, name, None) if given is None else given
 
 
-def _check(kwargs: dict[str, Any], pictures_given: bool) -> None:
-    for name, why in _UNSUPPORTED.items():
-        if name in kwargs:
-            raise ValueError(why)
-    if not pictures_given:
+def _check(family: Family, kwargs: dict[str, Any], media: list[Modality]) -> None:
+    if "prefill_chunk_size" in kwargs:
+        raise ValueError("a pruned prompt cannot be prefilled in chunks: remove prefill_chunk_size")
+    if not media:
         return
+    if VIDEO in media and family.video in ("no", "pictures"):
+        how = (
+            "give some of its frames as pictures"
+            if family.video == "no"
+            else "it takes a video as pictures, one a frame: pass what its processor returns"
+        )
+        raise ValueError(f"{family.name} takes no {VIDEO.pixels}: {how}")
+    if len(media) > 1 and family.video == "marks":
+        raise ValueError(
+            f"{family.name} in transformers takes pictures or videos in one call, not both: "
+            "give the frames of the video as pictures"
+        )
     if "inputs_embeds" in kwargs:
         raise ValueError("inputs_embeds and pictures were both given: pass input_ids with pictures")
     if "mm_encoder_outputs" in kwargs:
@@ -232,10 +282,10 @@ def _check(kwargs: dict[str, Any], pictures_given: bool) -> None:
         raise ValueError(f"attention_mask must be [B, L], not {shape}: pass the processor's mask")
 
 
-def _pad_id(model: Any, image_token: int) -> int:
+def _pad_id(model: Any, placeholders: tuple[int, ...]) -> int:
     """A token id that pads and is no placeholder."""
     for config in (model.config, model.config.get_text_config()):
         pad = getattr(config, "pad_token_id", None)
-        if isinstance(pad, int) and pad >= 0 and pad != image_token:
+        if isinstance(pad, int) and pad >= 0 and pad not in placeholders:
             return pad
-    return 0 if image_token != 0 else 1
+    return next(i for i in range(len(placeholders) + 1) if i not in placeholders)

@@ -1,4 +1,4 @@
-"""What was done to each picture of a call."""
+"""What was done to each picture and frame of a call."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from sparevlm.tokens import Reduction, VisualTokens
 
 @dataclass(eq=False)
 class ImageReport:
-    """One picture (or one group of pictures that share a budget).
+    """One picture or frame of a video, or all that share a budget.
 
-    It holds the picture's features until `residual` was asked for.
+    It holds the features until `residual` was asked for.
 
     Attributes
     ----------
@@ -37,6 +37,10 @@ class ImageReport:
         Rows and columns of patches.
     row : int
         Which prompt of the batch the picture belongs to.
+    kind : "image" or "video"
+        What the (first) placeholder stands for.
+    shares : tuple of int
+        How many of the kept tokens come from each picture or frame, in the order of the prompt.
     """
 
     before: int
@@ -49,6 +53,8 @@ class ImageReport:
     weights: Tensor | None = field(default=None, repr=False)
     grid: tuple[int, int] | None = None
     row: int = 0
+    kind: str = "image"
+    shares: tuple[int, ...] = ()
     _features: Tensor | None = field(default=None, repr=False)
     _merged: Tensor | None = field(default=None, repr=False)
     _residual: float | None = field(default=None, repr=False)
@@ -69,7 +75,13 @@ class ImageReport:
 
     @classmethod
     def of(
-        cls, tokens: VisualTokens, found: Reduction, milliseconds: float, row: int
+        cls,
+        tokens: VisualTokens,
+        found: Reduction,
+        milliseconds: float,
+        row: int,
+        kind: str,
+        shares: tuple[int, ...],
     ) -> ImageReport:
         """Describe a reduction."""
         return cls(
@@ -83,15 +95,20 @@ class ImageReport:
             weights=found.weights,
             grid=tokens.grid,
             row=row,
+            kind=kind,
+            shares=shares,
             _features=tokens.features.detach(),
             _merged=found.features,
         )
 
     @classmethod
-    def untouched(cls, tokens: VisualTokens, row: int) -> ImageReport:
+    def untouched(
+        cls, tokens: VisualTokens, row: int, kind: str, shares: tuple[int, ...]
+    ) -> ImageReport:
         """Describe a picture of which everything was kept."""
-        everything = torch.arange(len(tokens), device=tokens.features.device)
-        return cls(len(tokens), len(tokens), everything, 0.0, grid=tokens.grid, row=row)
+        n = len(tokens)
+        everything = torch.arange(n, device=tokens.features.device)
+        return cls(n, n, everything, 0.0, grid=tokens.grid, row=row, kind=kind, shares=shares)
 
 
 def _unexplained(features: Tensor, indices: Tensor, merged: Tensor | None) -> float:

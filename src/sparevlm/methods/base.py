@@ -51,7 +51,8 @@ class PruningMethod(ABC):
     keep : int, float or Residual
         Tokens kept per image; or the fraction of them in (0, 1]; or the error allowed.
     per : "image", "tile" or "prompt"
-        What one budget covers. "prompt" shares it over all images of a prompt.
+        What one budget covers: a picture, or a frame of a video; a tile; or all pictures and frames
+        of a prompt, chosen among jointly, so that nothing is kept twice for being shown twice.
     positions : "auto", "compact" or "original"
         Position ids of what is left: renumbered, or those of the full prompt. "auto" takes the one
         measured to be better for the model family ("compact" in `generate` without a cache, which

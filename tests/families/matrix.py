@@ -1,0 +1,134 @@
+"""What tests of all families share: prompts, tiny models, answers, and a reference by hand."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+
+import torch
+
+from sparevlm.hf.families import FAMILIES
+from sparevlm.methods import SPARE
+from tests.families import BUILDERS
+
+ONE = "user : <image> what color is the star ? assistant :"
+SHORT = "user : <image> count the digits . assistant :"
+TWO = "user : <image> <image> is the red star in the first picture ? assistant :"
+TEXT = "user : what color is the circle ? assistant :"
+KEEP = 7
+
+
+@functools.cache
+def made(name):
+    return BUILDERS[name]()
+
+
+def facts(family):
+    return FAMILIES[family.model.config.model_type]
+
+
+def spare(keep=KEEP, **settings):
+    return SPARE(keep, guidance="none", **settings)
+
+
+def placeholders(family):
+    """Tokens that a random model may well say, and should not."""
+    config = family.model.config
+    marks = [config.image_token_id, getattr(config, "video_token_id", None)]
+    return [mark for mark in marks if mark is not None]
+
+
+def answer(family, inputs, steps=5, **options):
+    more = {"do_sample": False, "max_new_tokens": steps, "min_new_tokens": steps}
+    options = more | {"suppress_tokens": placeholders(family)} | options
+    return family.model.generate(**copy.copy(inputs), **options)
+
+
+def new(inputs, out):
+    return out[:, inputs["input_ids"].shape[1] :]
+
+
+@torch.no_grad()
+def by_hand(family, inputs, report, original):
+    """Logits of one prompt whose chosen rows and words are embedded here, row by row."""
+    model = family.model
+    ids = inputs["input_ids"][0]
+    embedded = model.get_input_embeddings()(ids.clamp(max=len(family.processor.tokenizer) - 1))
+    columns, rows, levels = visual_rows(family, inputs)
+    embedded[columns] = rows.to(embedded)
+    keep, first = set(range(len(ids))), 0
+    for picture in report:
+        mine = columns[first : first + picture.before].tolist()
+        first += picture.before
+        if picture.after < picture.before:
+            kinds = token_kinds(family, inputs)[0]
+            between = range(mine[0], mine[-1] + 1)
+            joint = len(picture.shares) > 1  # with words between them, which stay
+            keep -= {i for i in between if kinds[i]} if joint else set(between)
+            keep |= {mine[i] for i in picture.indices.tolist()}
+    assert first == len(columns)
+    kept = sorted(keep)
+    words = {
+        "inputs_embeds": embedded[kept][None],
+        "attention_mask": torch.ones(1, len(kept), dtype=torch.long),
+        "position_ids": torch.tensor([kept if original else list(range(len(kept)))]),
+    }
+    if not facts(family).mrope:
+        if "token_type_ids" in inputs:
+            words["token_type_ids"] = inputs["token_type_ids"][:, kept]
+        return model(**words).logits
+    # The language model alone, with positions of the whole prompt, and deepstack by hand.
+    names = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
+    places, _ = model.model.get_rope_index(
+        inputs["input_ids"],
+        mm_token_type_ids=inputs["mm_token_type_ids"],
+        **{name: inputs[name] for name in names if name in inputs},
+    )
+    words["position_ids"] = places[..., kept]
+    if levels:
+        seen = set(columns.tolist())
+        chosen = [columns.tolist().index(column) for column in kept if column in seen]
+        words["deepstack_visual_embeds"] = [level[chosen] for level in levels]
+        words["visual_pos_masks"] = torch.tensor([[column in seen for column in kept]])
+    return model.lm_head(model.model.language_model(**words).last_hidden_state)
+
+
+def token_kinds(family, inputs):
+    """0 for words, 1 for pictures, 2 for videos [B, L]; the processor's where it says so."""
+    config, ids = family.model.config, inputs["input_ids"]
+    if "mm_token_type_ids" in inputs:
+        return inputs["mm_token_type_ids"].long()
+    video = getattr(config, "video_token_id", None)
+    found = (ids == config.image_token_id).long()
+    return found if video is None else found + 2 * (ids == video).long()
+
+
+@torch.no_grad()
+def visual_rows(family, inputs):
+    """Columns, features and deeper features of one prompt, as the stock model makes them."""
+    base, kinds = family.model.base_model, token_kinds(family, inputs)[0]
+    columns = kinds.nonzero()[:, 0]
+    found = {}
+    for name, code, pixels in (("image", 1, "pixel_values"), ("video", 2, "pixel_values_videos")):
+        if pixels not in inputs:
+            continue
+        encoder = getattr(base, f"get_{name}_features", base.get_image_features)
+        known = inspect.signature(encoder).parameters
+        given = {k: v for k, v in inputs.items() if k in known}
+        if pixels not in known:
+            given["pixel_values"] = inputs[pixels]
+        out = encoder(**given, return_dict=True)
+        deep = getattr(out, "deepstack_features", None) or []
+        found[code] = [flat(rows) for rows in (out.pooler_output, *deep)]
+    layers = []
+    for each in zip(*found.values(), strict=True):
+        rows = each[0].new_zeros(len(columns), each[0].shape[-1])
+        for code, part in zip(found, each, strict=True):
+            rows[kinds[columns] == code] = part
+        layers.append(rows)
+    return columns, layers[0], layers[1:]
+
+
+def flat(rows):
+    return torch.cat([part.flatten(0, -2) for part in rows])

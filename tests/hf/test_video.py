@@ -1,0 +1,259 @@
+"""Videos, alone and beside pictures, through every family that takes them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from sparevlm.hf.families import FAMILIES
+from sparevlm.methods import SPARE, DownsampledImage, NoImage
+from sparevlm.tokens import Residual
+from tests.families import BUILDERS
+from tests.families.common import clip
+from tests.families.matrix import ONE as PICTURE
+from tests.families.matrix import TEXT, answer, by_hand, facts, made, new, spare, token_kinds
+
+ONE = "user : <video> what color is the star ? assistant :"
+SHORT = "user : <video> count the digits . assistant :"
+MIXED = "user : <image> <video> is the star of the picture in the video ? assistant :"
+KEEP = 3
+
+NAMES = [name for name in sorted(BUILDERS) if facts(made(name)).video != "no"]
+# SmolVLM's processor, and GLM-4V's model, take pictures or videos.
+MIXING = [name for name in NAMES if name not in ("smolvlm", "glm4v")]
+PROMPTS = [(name, ONE) for name in NAMES] + [(name, MIXED) for name in MIXING]
+
+
+@pytest.fixture(params=NAMES)
+def family(request):
+    return made(request.param)
+
+
+def batch(family):
+    return (MIXED, SHORT, TEXT) if family.name in MIXING else (ONE, SHORT, TEXT)
+
+
+def singles(family, prompts):
+    """The inputs of each prompt alone, with the picture and video it had in the batch."""
+    videos = pictures = 0
+    for prompt in prompts:
+        yield family.inputs(prompt, first=pictures, film=lambda i, at=videos: clip(at))
+        videos += prompt.count("<video>")
+        pictures += prompt.count("<image>")
+
+
+@pytest.mark.parametrize(("name", "prompt"), PROMPTS)
+def test_keep_all_is_bit_identical(name, prompt):
+    family = made(name)
+    inputs = family.inputs(prompt)
+    with torch.no_grad():
+        logits, tokens = family.model(**inputs).logits, answer(family, inputs)
+        with spare(1.0)(family.model) as handle:
+            assert torch.equal(family.model(**inputs).logits, logits)
+            assert torch.equal(answer(family, inputs), tokens)
+    assert all(frame.before == frame.after for frame in handle.report)
+
+
+@pytest.mark.parametrize("settings", [{}, {"per": "prompt"}, {"positions": "compact"}])
+@pytest.mark.parametrize(("name", "prompt"), PROMPTS)
+def test_equals_a_reference_by_hand(name, prompt, settings):
+    family = made(name)
+    if settings.get("positions") == "compact" and facts(family).mrope:
+        pytest.skip("positions of several axes cannot be renumbered")
+    inputs = family.inputs(prompt)
+    with torch.no_grad(), spare(KEEP, **settings)(family.model) as handle:
+        found = family.model(**inputs).logits
+    original = settings.get("positions") != "compact"
+    expected = by_hand(family, inputs, handle.report, original)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        full = family.model(**inputs).logits
+    assert not torch.allclose(found[0, -1], full[0, -1])
+    if settings.get("per") == "prompt":
+        (group,) = handle.report
+        assert group.after == sum(group.shares) == KEEP
+    else:
+        assert {frame.after for frame in handle.report} == {KEEP}
+
+
+def test_each_frame_has_its_budget_and_says_what_it_is(family):
+    with torch.no_grad(), spare(KEEP)(family.model) as handle:
+        family.model(**family.inputs(ONE))
+    pairs = facts(family).merge is not None  # of frames make one step
+    assert len(handle.report) == (3 if pairs else 6)
+    kind = "image" if facts(family).video == "pictures" else "video"
+    assert {(frame.kind, frame.row) for frame in handle.report} == {(kind, 0)}
+    grids = {frame.grid for frame in handle.report[:-1]}
+    (grid,) = grids
+    assert grid[0] * grid[1] == handle.report[0].before
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_batch_equals_singles(family, side):
+    prompts = batch(family)
+    both = family.inputs(*prompts, side=side)
+    with torch.no_grad(), spare(KEEP)(family.model):
+        out = family.model(**both).logits
+        told = new(both, answer(family, both)) if side == "left" else None
+        for row, one in enumerate(singles(family, prompts)):
+            alone = family.model(**one).logits[0]
+            found = out[row][-len(alone) :] if side == "left" else out[row][: len(alone)]
+            torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-5)
+            if told is not None:
+                assert torch.equal(told[row], new(one, answer(family, one))[0])
+
+
+def test_beams(family):
+    prompts = batch(family)[:2]
+    both = family.inputs(*prompts)
+    options = {"num_beams": 3, "num_return_sequences": 2}
+    with spare(KEEP)(family.model):
+        found = new(both, answer(family, both, **options))
+        for row, one in enumerate(singles(family, prompts)):
+            alone = new(one, answer(family, one, **options))
+            assert torch.equal(found[2 * row : 2 * row + 2], alone)
+
+
+def test_static_cache(family):
+    inputs = family.inputs(ONE, SHORT)
+    with spare(KEEP)(family.model):
+        expected = answer(family, inputs)
+        assert torch.equal(answer(family, inputs, cache_implementation="static"), expected)
+
+
+def test_a_second_turn(family):
+    inputs = family.inputs(ONE)
+    with spare(KEEP)(family.model):
+        first = answer(family, inputs, return_dict_in_generate=True)
+        follow = family.processor.tokenizer(TEXT, return_tensors="pt")["input_ids"][:, 1:]
+        whole = {"input_ids": torch.cat([first.sequences, follow], 1)}
+        whole["attention_mask"] = torch.ones_like(whole["input_ids"])
+        if "mm_token_type_ids" in inputs:
+            kinds = torch.zeros_like(whole["input_ids"])
+            kinds[:, : inputs["input_ids"].shape[1]] = inputs["mm_token_type_ids"]
+            whole["mm_token_type_ids"] = kinds
+        found = answer(family, whole, past_key_values=first.past_key_values)
+        rest = {k: v for k, v in inputs.items() if k not in whole}
+        assert torch.equal(found, answer(family, whole | rest))
+
+
+def test_labels(family):
+    inputs = family.inputs(ONE)
+    labels = inputs["input_ids"].clone()
+    labels[:, :-4] = -100
+    with torch.no_grad(), spare(KEEP)(family.model):
+        out = family.model(**inputs, labels=labels)
+    logits = out.logits[0, -5:-1].float()
+    expected = torch.nn.functional.cross_entropy(logits, labels[0, -4:])
+    torch.testing.assert_close(out.loss.float(), expected, rtol=1e-4, atol=1e-4)
+
+
+def joint(family, film, keep):
+    inputs = family.inputs(ONE, film=film)
+    with torch.no_grad(), spare(keep, per="prompt")(family.model) as handle:
+        family.model(**inputs)
+    (group,) = handle.report
+    return group
+
+
+def test_a_still_video_collapses(family):
+    """Twelve equal frames need the tokens that two need, and all come from the first."""
+    error = Residual(0.01)
+    short = joint(family, lambda i: clip(3, 1).repeat(2, 0), error)
+    still = joint(family, lambda i: clip(3, 1).repeat(12, 0), error)
+    assert still.before > 5 * short.before and still.after == short.after
+    assert still.shares[0] == still.after and not any(still.shares[1:])
+
+
+def test_a_cut_gets_its_share(family):
+    """After a cut, the first frame of the new shot is kept from, and no other of it."""
+    still = joint(family, lambda i: clip(3, 1).repeat(12, 0), Residual(0.01))
+
+    def film(i):
+        return np.concatenate([clip(3, 1).repeat(6, 0), clip(4, 1).repeat(6, 0)])
+
+    group = joint(family, film, Residual(0.01))
+    cut = len(group.shares) // 2
+    assert group.shares[0] > 0 and group.shares[cut] > 0
+    assert group.shares[0] + group.shares[cut] == group.after > still.after
+
+
+def test_guidance_does_not_read_the_times_of_frames(family):
+    """Between its frames a prompt says when they were; the question comes after them."""
+    seen = []
+    given = {"relevance": "llm", "tokenizer": family.processor.tokenizer}
+    inputs = family.inputs(ONE)
+    with torch.no_grad(), SPARE(KEEP, strength=1.0).attach(family.model, **given) as handle:
+        query = handle._guidance.query
+        spy = lambda rows, hidden, ids: seen.append(ids) or query(rows, hidden, ids)  # noqa: E731
+        object.__setattr__(handle._guidance, "query", spy)
+        family.model(**inputs)
+    assert all(frame.scores is not None for frame in handle.report)
+    if facts(family).video == "pictures":
+        return  # nothing tells their frames from pictures with words between them
+    kinds = token_kinds(family, inputs)[0].nonzero()[:, 0]
+    outside = torch.ones_like(inputs["input_ids"][0], dtype=torch.bool)
+    outside[kinds[0] : kinds[-1] + 1] = False
+    assert all(torch.equal(ids, inputs["input_ids"][0][outside]) for ids in seen)
+
+
+def test_nothing_of_it(family):
+    for prompt in (ONE, MIXED) if family.name in MIXING else (ONE,):
+        inputs = family.inputs(prompt)
+        with NoImage()(family.model) as handle:
+            answer(family, inputs)
+        assert {frame.after for frame in handle.report} == {0}
+
+
+def test_pictures_are_not_encoded_again():
+    family = made("qwen2_vl")
+    with (
+        DownsampledImage(4)(family.model),
+        torch.no_grad(),
+        pytest.raises(ValueError, match="DownsampledImage encodes pictures again"),
+    ):
+        family.model(**family.inputs(ONE))
+
+
+def test_a_picture_and_a_video_where_the_model_takes_one():
+    family = made("glm4v")
+    inputs = family.inputs(MIXED)
+    with spare()(family.model), pytest.raises(ValueError, match="pictures or videos in one call"):
+        family.model(**inputs)
+
+
+def test_placeholders_that_do_not_fit(family):
+    if facts(family).video == "pictures":
+        pytest.skip("these are pictures, and tested as such")
+    inputs = family.inputs(ONE)
+    kinds = inputs["input_ids"] == family.model.config.video_token_id
+    if facts(family).video == "marks":
+        kinds = inputs["input_ids"] == family.model.config.image_token_id
+    column = int(kinds[0].nonzero()[0])
+    for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
+        if name in inputs:
+            value = inputs[name]
+            inputs[name] = torch.cat([value[:, :column], value[:, column + 1 :]], 1)
+    with spare(KEEP)(family.model), pytest.raises(ValueError, match=r"one <video> .* each video"):
+        family.model(**inputs)
+    words = family.processor.tokenizer(TEXT, return_tensors="pt")
+    pixels = {k: v for k, v in inputs.items() if "video" in k}
+    with spare(KEEP)(family.model), pytest.raises(ValueError, match="videos and no placeholder"):
+        family.model(input_ids=words["input_ids"], **pixels)
+
+
+def test_pictures_alone_are_as_before(family):
+    """A family that takes videos prunes pictures with and without one in the batch alike."""
+    if family.name not in MIXING:
+        pytest.skip("takes no picture beside a video")
+    both = family.inputs(PICTURE, SHORT)
+    with torch.no_grad(), spare(KEEP)(family.model) as handle:
+        family.model(**both)
+        beside = handle.report[0]
+        family.model(**family.inputs(PICTURE))
+    assert torch.equal(handle.report[0].indices, beside.indices) and beside.kind == "image"
+
+
+def test_every_family_says_whether_it_takes_video():
+    assert {f.video for f in FAMILIES.values()} == {"no", "pictures", "tokens", "marks"}
