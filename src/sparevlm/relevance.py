@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +14,17 @@ from sparevlm.tokens import Query
 
 # Vision towers that checkpoints name nowhere, by (hidden size, layers, patch size, image size).
 _TOWERS = {
-    (1024, 24, 14, 336): "openai/clip-vit-large-patch14-336",
-    (1024, 24, 14, 224): "openai/clip-vit-large-patch14",
-    (768, 12, 16, 224): "openai/clip-vit-base-patch16",
-    (768, 12, 32, 224): "openai/clip-vit-base-patch32",
+    "clip_vision_model": {
+        (1024, 24, 14, 336): "openai/clip-vit-large-patch14-336",
+        (1024, 24, 14, 224): "openai/clip-vit-large-patch14",
+        (768, 12, 16, 224): "openai/clip-vit-base-patch16",
+        (768, 12, 32, 224): "openai/clip-vit-base-patch32",
+    },
+    "siglip_vision_model": {
+        (1152, 27, 14, 384): "google/siglip-so400m-patch14-384",
+        (1152, 27, 14, 224): "google/siglip-so400m-patch14-224",
+        (768, 12, 16, 512): "google/siglip-base-patch16-512",
+    },
 }
 _REMEMBERED = 64  # questions whose embeddings are kept
 
@@ -33,37 +41,48 @@ class Scorer(Protocol):
         """Compare features [N, D] (or encoder states [N, C]) with a question; None: no question."""
 
 
-class ClipScorer:
-    """CLIP's own space: patches through `post_layernorm` and `visual_projection`.
+class TowerScorer(ABC):
+    """The space of an image-text model, whose vision tower is the vision-language model's.
 
-    Questions longer than the text tower takes are cut into segments of its length (77 tokens for
-    OpenAI's), which count alike (CDPruner, arXiv 2506.10967, section 3).
+    Questions longer than the text tower takes are cut into segments of its length, which count
+    alike (CDPruner, arXiv 2506.10967, section 3). A vision-language model may have trained its
+    tower further; then the space is not quite the text tower's any more.
 
     Parameters
     ----------
-    clip : CLIPModel
-        Matches the vision tower of the vision-language model. It is not changed, nor moved.
+    clip
+        The image-text model. It is not changed, nor moved.
     tokenizer
-        CLIP's tokenizer.
+        Its tokenizer.
 
     Raises
     ------
     ValueError
-        If `clip` has no text tower or no projections.
+        If `clip` lacks a tower or a projection.
     """
 
     needs_hidden_states = True
     needs_text = True
+    parts: ClassVar[tuple[str, ...]]
+    example: ClassVar[str]
 
     def __init__(self, clip: Any, tokenizer: Any) -> None:
-        for part in ("text_model", "vision_model", "visual_projection", "text_projection"):
+        for part in self.parts:
             if not hasattr(clip, part):
                 raise ValueError(
-                    f"{type(clip).__name__} has no {part}: give a CLIPModel with both towers, "
-                    'such as CLIPModel.from_pretrained("openai/clip-vit-large-patch14-336")'
+                    f"{type(clip).__name__} has no {part}: give a model with both towers, "
+                    f"such as {self.example}"
                 )
         self.clip, self.tokenizer = clip, tokenizer
         self._texts: OrderedDict[str, Tensor] = OrderedDict()
+
+    @abstractmethod
+    def segments(self, question: str) -> list[list[int]]:
+        """Token ids of a question, in pieces that the text tower takes."""
+
+    @abstractmethod
+    def patches(self, hidden: Tensor) -> Tensor:
+        """Encoder states [N, C'] of patches in the common space [N, C]."""
 
     @torch.no_grad()
     def texts(self, question: str) -> Tensor:
@@ -71,28 +90,17 @@ class ClipScorer:
         if question in self._texts:
             self._texts.move_to_end(question)
             return self._texts[question]
-        config = self.clip.config.text_config
-        ids = self.tokenizer(question, add_special_tokens=False)["input_ids"]
-        room = config.max_position_embeddings - 2
-        bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
-        rows = []
-        for start in range(0, max(len(ids), 1), room):
-            segment = torch.tensor([[bos, *ids[start : start + room], eos]])
-            found = self.clip.get_text_features(
-                input_ids=segment.to(self.clip.text_projection.weight.device), return_dict=True
-            )
-            rows.append(found.pooler_output[0])
+        device = next(self.clip.text_model.parameters()).device
+        rows = [
+            self.clip.get_text_features(
+                input_ids=torch.tensor([segment], device=device), return_dict=True
+            ).pooler_output[0]
+            for segment in self.segments(question)
+        ]
         self._texts[question] = torch.stack(rows)
         if len(self._texts) > _REMEMBERED:
             self._texts.popitem(last=False)
         return self._texts[question]
-
-    @torch.no_grad()
-    def patches(self, hidden: Tensor) -> Tensor:
-        """Encoder states [N, C'] of patches, projected to CLIP's space [N, C]."""
-        weight = self.clip.visual_projection.weight
-        states = self.clip.vision_model.post_layernorm(hidden.to(weight.device, weight.dtype))
-        return self.clip.visual_projection(states)
 
     def query(
         self, features: Tensor, hidden: Tensor | None, text: str | None, ids: Tensor
@@ -100,11 +108,77 @@ class ClipScorer:
         """See `Scorer`."""
         if not text or hidden is None:
             return None
-        patches = self.patches(hidden)
+        with torch.no_grad():
+            patches = self.patches(hidden)
         if len(patches) != len(features):
             return None
         texts = self.texts(text).to(features.device)
         return Query(patches.to(features.device), texts, source="clip")
+
+
+class ClipScorer(TowerScorer):
+    """CLIP's own space: patches through `post_layernorm` and `visual_projection`."""
+
+    parts = ("text_model", "vision_model", "visual_projection", "text_projection")
+    example = 'CLIPModel.from_pretrained("openai/clip-vit-large-patch14-336")'
+
+    def segments(self, question: str) -> list[list[int]]:
+        """See `TowerScorer`; 77 tokens each for OpenAI's, with their begin and end."""
+        ids = self.tokenizer(question, add_special_tokens=False)["input_ids"]
+        room = self.clip.config.text_config.max_position_embeddings - 2
+        bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        return [[bos, *ids[i : i + room], eos] for i in range(0, max(len(ids), 1), room)]
+
+    def patches(self, hidden: Tensor) -> Tensor:
+        """See `TowerScorer`."""
+        weight = self.clip.visual_projection.weight
+        states = self.clip.vision_model.post_layernorm(hidden.to(weight.device, weight.dtype))
+        projected: Tensor = self.clip.visual_projection(states)
+        return projected
+
+
+class SiglipScorer(TowerScorer):
+    """SigLIP's own space: each patch through `post_layernorm` and the pooling head, alone."""
+
+    parts = ("text_model", "vision_model")
+    example = 'SiglipModel.from_pretrained("google/siglip-so400m-patch14-384")'
+
+    def __init__(self, clip: Any, tokenizer: Any) -> None:
+        super().__init__(clip, tokenizer)
+        if getattr(clip.vision_model, "head", None) is None:
+            raise ValueError(
+                f"the vision tower of this {type(clip).__name__} has no pooling head: give "
+                + self.example
+            )
+
+    def segments(self, question: str) -> list[list[int]]:
+        """See `TowerScorer`; padded to the length that the text tower was trained with."""
+        ids = self.tokenizer(question.lower(), add_special_tokens=False)["input_ids"]
+        length = self.clip.config.text_config.max_position_embeddings
+        eos, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
+        pieces = [[*ids[i : i + length - 1], eos] for i in range(0, max(len(ids), 1), length - 1)]
+        return [piece + [pad] * (length - len(piece)) for piece in pieces]
+
+    def patches(self, hidden: Tensor) -> Tensor:
+        """See `TowerScorer`."""
+        tower = self.clip.vision_model
+        weight = tower.post_layernorm.weight
+        states = tower.post_layernorm(hidden.to(weight.device, weight.dtype))
+        # The head attends over a picture of one patch, so each row is what it alone would give.
+        pooled: Tensor = tower.head(states[:, None])
+        return pooled
+
+
+def make_scorer(clip: Any, tokenizer: Any) -> TowerScorer:
+    """The scorer for an image-text model, by what kind of model it is.
+
+    Raises
+    ------
+    ValueError
+        If it is neither a CLIP nor a SigLIP with both towers.
+    """
+    kind = str(getattr(getattr(clip, "config", None), "model_type", ""))
+    return (SiglipScorer if kind.startswith("siglip") else ClipScorer)(clip, tokenizer)
 
 
 class EmbeddingScorer:
@@ -127,21 +201,22 @@ class EmbeddingScorer:
 
 
 def tower_name(model: Any) -> str | None:
-    """Where the CLIP that a model's vision tower was taken from lies: a directory, or a hub name.
+    """Where the CLIP or SigLIP lies that a model's vision tower was taken from.
 
-    Looked for in this order: a folder `clip` beside the model's weights, the name in the vision
-    configuration, and the known shapes of CLIP towers.
+    A directory or a hub name, looked for in this order: a folder `clip` beside the model's weights,
+    the name in the vision configuration, and the known shapes of towers; None: not known.
     """
     beside = Path(str(getattr(model, "name_or_path", "") or ".")) / "clip"
     if getattr(model, "name_or_path", "") and (beside / "config.json").is_file():
         return str(beside)
     vision: Any = getattr(model.config, "vision_config", None)
-    if getattr(vision, "model_type", "") != "clip_vision_model":
+    towers = _TOWERS.get(getattr(vision, "model_type", ""))
+    if towers is None:
         return None
     if getattr(vision, "_name_or_path", ""):
         return str(vision._name_or_path)
     shape = (vision.hidden_size, vision.num_hidden_layers, vision.patch_size, vision.image_size)
-    return _TOWERS.get(shape)
+    return towers.get(shape)
 
 
 def check_tower(clip: Any, model: Any) -> None:
@@ -154,7 +229,7 @@ def check_tower(clip: Any, model: Any) -> None:
     """
     theirs = getattr(getattr(clip, "config", None), "vision_config", None)
     if theirs is None:
-        raise ValueError(f"{type(clip).__name__} is no CLIPModel: give one, or its name")
+        raise ValueError(f"{type(clip).__name__} is no CLIP or SigLIP: give one, or its name")
     ours = model.config.vision_config
     for field in ("hidden_size", "patch_size"):
         if getattr(theirs, field, None) != getattr(ours, field, None):
@@ -164,24 +239,25 @@ def check_tower(clip: Any, model: Any) -> None:
             )
 
 
-def load_clip(name: str, model: Any, *, download: bool) -> ClipScorer:
-    """Load CLIP's text tower and projections for a model's vision tower.
+def load_clip(name: str, model: Any, *, download: bool) -> TowerScorer:
+    """Load the text tower and projections of a CLIP or SigLIP for a model's vision tower.
 
     Raises
     ------
     OSError
         If it is not at hand (or, with `download`, cannot be fetched).
     ValueError
-        If it is no CLIP, or its vision tower has another shape than the model's.
+        If it is no CLIP or SigLIP, or its vision tower has another shape than the model's.
     """
-    from transformers import AutoTokenizer, CLIPModel
+    from transformers import AutoModel, AutoTokenizer
 
     here = {"local_files_only": not download}
-    clip = CLIPModel.from_pretrained(name, **here).eval()
+    clip: Any = AutoModel.from_pretrained(name, **here).eval()
     check_tower(clip, model)
+    scorer = make_scorer(clip, AutoTokenizer.from_pretrained(name, **here))
     clip.vision_model.encoder.layers = nn.ModuleList()  # the model runs its own copy
     device = model.get_input_embeddings().weight.device
     if device.type == "meta":  # offloaded
         device = torch.device("cpu")
     clip.to(device=device, dtype=torch.float32 if device.type == "cpu" else model.dtype)
-    return ClipScorer(clip, AutoTokenizer.from_pretrained(name, **here))
+    return scorer

@@ -370,7 +370,7 @@ def test_guidance_by_the_language_models_embeddings(family):
     assert any(not torch.equal(a.indices, b.indices) for a, b in pairs)
 
 
-@of(lambda known: known.model_type in ("llava_next", "internvl"))
+@of(lambda known: known.model_type in ("qwen2_vl", "mistral3"))
 def test_clip_where_it_does_not_fit(family):
     clip = ClipScorer(tiny_clip(), family.processor.tokenizer)
     options = {"clip": clip, "tokenizer": family.processor.tokenizer}

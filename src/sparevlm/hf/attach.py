@@ -49,8 +49,8 @@ def attach(
     relevance : "auto", "clip", "llm" or "none"
         What methods that look at the question compare it with: CLIP's text tower ("auto": where it
         is at hand without a download), or the language model's embeddings.
-    clip : CLIPModel, ClipScorer, str or None
-        The CLIP that the vision tower was taken from, or its name; None: found by the tower.
+    clip : CLIPModel, SiglipModel, TowerScorer, str or None
+        What the vision tower was taken from, or its name; None: found by the tower.
     tokenizer
         The language model's tokenizer or processor; None: loaded from where the model came from.
     question : str or None

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sparevlm.encoder import AttentionOf, Layer, Projector, layer_index
 from sparevlm.hf.families import Family
+from sparevlm.hf.layout import Layout, class_tokens
 
 
 class Capture:
@@ -110,36 +111,54 @@ class Capture:
             self._states = args[0].detach()
 
     @torch.no_grad()
-    def fields(self, i: int, tokens: int, class_state: Tensor | None) -> dict[str, Any]:
-        """Fields of `VisualTokens` for image i, which has so many visual tokens."""
-        found: dict[str, Any] = {}
+    def fields(
+        self, features: list[Tensor], classes: list[Any], layout: Layout, *, rowwise: bool
+    ) -> list[dict[str, Any]]:
+        """Fields of `VisualTokens` for each entry of the features [N_i, D].
+
+        `classes` are the states of class tokens, or None each. `rowwise`: the projector takes one
+        patch at a time, whatever is between patches and tokens.
+        """
+        found: list[dict[str, Any]] = [{} for _ in features]
+        tokens = [len(rows) for rows in features]
         if self._attention_of:
-            found["encoder_attention"] = tuple(
-                self._attention(i, layer, of, tokens)
+            each = [
+                _placed(self._attention(layer, of, tokens[0]), layout, tokens)
                 for layer, of in zip(self._rows, self._attention_of, strict=True)
-            )
+            ]
+            for entry, maps in zip(found, zip(*each, strict=True), strict=True):
+                entry["encoder_attention"] = tuple(rows.T for rows in maps)
         if self._keys is not None:
-            keys = self._heads(self._found[self._keys, "k_proj"][i], self._layers[self._keys])
-            found["encoder_keys"] = keys[_classes(len(keys), tokens) :]
+            keys = _placed(self._found[self._keys, "k_proj"], layout, tokens)
+            for entry, rows in zip(found, keys, strict=True):
+                entry["encoder_keys"] = self._heads(rows, self._layers[self._keys])
         if self._states is not None:
-            if self._states.ndim != 3 or self._states.shape[1] != tokens:
-                raise _mismatch(self._states.shape[-2], tokens)
-            found["projector"] = Projector(self._states[i], self._project, class_state)
+            states = self._states
+            if states.ndim != 3 or not (rowwise or {states.shape[1]} == set(tokens)):
+                raise _mismatch(states.shape[-2], tokens[0])
+            placed = _placed(states, layout, tokens)
+            for entry, rows, state in zip(found, placed, classes, strict=True):
+                entry["projector"] = Projector(rows, self._project, state)
         return found
 
-    def _attention(self, i: int, layer: int, of: AttentionOf, tokens: int) -> Tensor:
+    def _attention(self, layer: int, of: AttentionOf, tokens: int) -> Tensor:
+        """Attention [T, L, H] to all positions of each tile."""
         part = self._layers[layer]
-        queries, keys = (self._found[layer, name][i] for name in ("q_proj", "k_proj"))
-        first = _classes(len(keys), tokens)
-        if of.row == "class" and first:
-            queries = queries[:1]
-        scale = part.scale
-        if of.heads:
-            queries, keys = self._heads(queries, part), self._heads(keys, part)
-        else:
-            scale = keys.shape[-1] ** -0.5
-            queries, keys = queries[:, None], keys[:, None]
-        return _mean_attention(queries, keys, scale)[:, first:]
+        tiles = []
+        for queries, keys in zip(
+            *(self._found[layer, name] for name in ("q_proj", "k_proj")), strict=True
+        ):
+            length, scale = len(keys), part.scale
+            first = length - tokens if length - tokens in (0, 1) else class_tokens(length)
+            if of.row == "class" and first:
+                queries = queries[:1]
+            if of.heads:
+                queries, keys = self._heads(queries, part), self._heads(keys, part)
+            else:
+                scale = keys.shape[-1] ** -0.5
+                queries, keys = queries[:, None], keys[:, None]
+            tiles.append(_mean_attention(queries, keys, scale).T)
+        return torch.stack(tiles)
 
     @staticmethod
     def _heads(rows: Tensor, part: Any) -> Tensor:
@@ -162,19 +181,22 @@ def _mean_attention(queries: Tensor, keys: Tensor, scale: float) -> Tensor:
     return torch.stack(heads)
 
 
-def _classes(length: int, tokens: int) -> int:
-    """How many class tokens stand before the patches."""
-    if length - tokens not in (0, 1):
-        raise _mismatch(length, tokens)
-    return length - tokens
+def _placed(rows: Tensor, layout: Layout, tokens: list[int]) -> list[Tensor]:
+    found = layout(rows) if rows.ndim == 3 else None
+    if found is None:
+        raise _mismatch(rows.shape[-2], tokens[0])
+    return found
 
 
 def _mismatch(length: int, tokens: int) -> ValueError:
     return ValueError(
         f"the vision encoder has {length} positions and the language model gets {tokens} visual "
-        "tokens of a picture: this method works where each patch is one visual token"
+        "tokens of a picture, which this method cannot put beside each other: choose one that "
+        "needs features only"
     )
 
 
 def _is_attention(part: nn.Module) -> bool:
-    return all(hasattr(part, name) for name in ("q_proj", "k_proj", "num_heads", "scale"))
+    normed = not isinstance(getattr(part, "q_norm", None), nn.Identity | None)
+    known = all(hasattr(part, name) for name in ("q_proj", "k_proj", "num_heads", "scale"))
+    return known and not normed  # norms of queries and keys come after what is read

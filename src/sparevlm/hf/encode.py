@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from sparevlm.hf.capture import Capture
 from sparevlm.hf.families import Family, patch_grid
+from sparevlm.hf.layout import Layout, is_packed, layout_of
 from sparevlm.hf.media import IMAGE, Modality
 from sparevlm.tokens import VisualTokens
 
@@ -105,9 +106,10 @@ def encode(
         # As generate does with inputs left on the CPU.
         arguments[name] = arguments[name].to(device)
     layer = _feature_layer(model, kwargs)
+    wanted = {"output_hidden_states": True} if hidden or "projector" in needs else {}
     capture = Capture(model, family, needs, method.attention_of, method.keys_of, layer)
     with capture, _weights_here(model.base_model):
-        output = encoder(**arguments, return_dict=True)
+        output = encoder(**arguments, **wanted, return_dict=True)
     pixels, grids = arguments[name], arguments.get(modality.grids)
     features = list(output.pooler_output)
     if modality is not IMAGE:  # transformers 5.18 keeps an axis for the frames
@@ -123,13 +125,15 @@ def encode(
         features = _by_run(features, runs)
     if modality is IMAGE:
         sources = list(range(len(features)))
+    layout = layout_of(model, family, modality, arguments, features)
     states, classes = None, [None] * len(features)
     if hidden or "projector" in needs:
-        states, classes = _patch_states(output.hidden_states, layer, features)
+        states, classes = _patch_states(output.hidden_states, layer, features, layout)
+    fields = capture.fields(features, classes, layout, rowwise=is_packed(model, modality))
     shortest = min((len(rows) for rows in features), default=0)
     tokens = []
     for i, rows in enumerate(features):
-        more = capture.fields(i, len(rows), classes[i])
+        more = fields[i]
         if "encoder" in needs:
             if modality is not IMAGE:
                 raise ValueError(
@@ -214,21 +218,17 @@ def _feature_layer(model: Any, kwargs: dict[str, Any]) -> int:
 
 
 def _patch_states(
-    hidden: Any, layer: int, features: list[Tensor]
+    hidden: Any, layer: int, features: list[Tensor], layout: Layout
 ) -> tuple[list[Tensor] | None, list[Any]]:
-    """Encoder states of the patches of each image, and of its class token; None: not to be had."""
+    """Encoder states of each visual token, and of the class tokens; None: not to be had."""
     classes: list[Any] = [None] * len(features)
-    if hidden is None or len(hidden[layer]) != len(features):
+    if hidden is None or hidden[layer].ndim != 3:
         return None, classes
     states = hidden[layer].detach()
-    found = []
-    for i, (state, rows) in enumerate(zip(states, features, strict=True)):
-        extra = len(state) - len(rows)  # the class token, where it is no visual token
-        if extra not in (0, 1):
-            return None, classes
-        found.append(state[extra:])
-        classes[i] = state[0] if extra else None
-    return found, classes
+    if len(states) == len(features):
+        pairs = zip(states, features, strict=True)
+        classes = [state[0] if len(state) == len(rows) + 1 else None for state, rows in pairs]
+    return layout(states), classes
 
 
 def _smaller(

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from sparevlm.hf.families import Family
 from sparevlm.relevance import (
-    ClipScorer,
     EmbeddingScorer,
     Scorer,
+    TowerScorer,
     check_tower,
     load_clip,
+    make_scorer,
     tower_name,
 )
 from sparevlm.tokens import Query
@@ -81,8 +82,8 @@ def make_guidance(
     relevance : "auto", "clip", "llm" or "none"
         "clip" loads, and downloads where it must, the text tower; "auto" takes it where it is at
         hand and goes without otherwise.
-    clip : CLIPModel, ClipScorer, str or None
-        The matching CLIP or where to load it from; None: found by the vision tower.
+    clip : CLIPModel, SiglipModel, TowerScorer, str or None
+        The matching image-text model or where to load it from; None: found by the vision tower.
     tokenizer
         The language model's tokenizer, or a processor that has one; None: loaded from where the
         model came from.
@@ -129,15 +130,17 @@ def make_guidance(
     return Guidance(scorer, tokenizer, family, question)
 
 
-def _clip_scorer(model: Any, clip: Any, *, download: bool) -> ClipScorer:
-    if isinstance(clip, ClipScorer):
+def _clip_scorer(model: Any, clip: Any, *, download: bool) -> TowerScorer:
+    if isinstance(clip, TowerScorer):
         return clip
     if clip is not None and not isinstance(clip, str | Path):
         check_tower(clip, model)
-        return ClipScorer(clip, _tokenizer_of(clip, download=download))
+        return make_scorer(clip, _tokenizer_of(clip, download=download))
     name = str(clip) if clip is not None else tower_name(model)
     if name is None:
-        raise ValueError("no CLIP is known for this vision tower: pass clip=CLIPModel or its name")
+        raise ValueError(
+            "no CLIP or SigLIP is known for this vision tower: pass clip=, the model or its name"
+        )
     return load_clip(name, model, download=download or clip is not None)
 
 
@@ -147,7 +150,7 @@ def _tokenizer_of(clip: Any, *, download: bool) -> Any:
     if not getattr(clip, "name_or_path", ""):
         raise ValueError(
             "the CLIP given does not say where it came from, so its tokenizer cannot be loaded: "
-            "pass clip=ClipScorer(model, tokenizer) or a name"
+            "pass clip=ClipScorer(model, tokenizer), or SiglipScorer, or a name"
         )
     return AutoTokenizer.from_pretrained(clip.name_or_path, local_files_only=not download)
 

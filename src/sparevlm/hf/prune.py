@@ -220,7 +220,7 @@ def _encode(
     encoded = encode(model, family, modality, kwargs, method, hidden=wants_hidden, runs=runs)
     if wants_hidden and encoded.hidden is None:
         warnings.warn(
-            f"guidance by the question is off: CLIP cannot be put beside the tokens of a "
+            f"guidance by the question is off: no text tower can be put beside the tokens of a "
             f'{modality.noun} of {family.name}; choose relevance "llm", or guidance "none"',
             stacklevel=3,
         )
