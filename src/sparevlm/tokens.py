@@ -174,7 +174,10 @@ class VisualTokens:
         """The same picture without its separators; without a grid if there were any."""
         if self.candidates is None or bool(self.candidates.all()):
             return replace(self, candidates=None)
-        at = self.candidates
+        return replace(self.subset(self.candidates), candidates=None)
+
+    def subset(self, at: Tensor) -> VisualTokens:
+        """The tokens at a mask [N], without a grid."""
         given = self.encoder_attention
         attention: tuple[Tensor, ...] | None = None
         if given is not None:
@@ -183,6 +186,7 @@ class VisualTokens:
         query, projector = self.query, self.projector
         return VisualTokens(
             features=self.features[at],
+            candidates=None if self.candidates is None else self.candidates[at],
             query=None if query is None else replace(query, patches=query.patches[at]),
             encoder_attention=attention,
             encoder_keys=None if self.encoder_keys is None else self.encoder_keys[at],

@@ -10,12 +10,13 @@ import torch
 import transformers as tf
 
 from sparevlm.hf.encode import encode
-from sparevlm.hf.layout import layout_of
+from sparevlm.hf.layout import layout_of, tile_numbers
 from sparevlm.hf.media import IMAGE, VIDEO
 from sparevlm.methods import SPARE, CDPruner, FasterVLM, UniformGrid, VisionZip
 from sparevlm.relevance import ClipScorer, SiglipScorer
+from sparevlm.selection import select
 from tests.families.common import vision_settings
-from tests.families.matrix import ONE, SHORT, TWO, answer, facts, made, new
+from tests.families.matrix import ONE, SHORT, TWO, answer, facts, made, new, spare
 from tests.tiny import tiny_clip
 
 FILM = "user : <video> what color is the star ? assistant :"
@@ -196,3 +197,67 @@ def test_attention_methods_where_tokens_are_cells(name):
     with torch.no_grad(), FasterVLM(2)(family.model) as handle:
         family.model(**family.inputs(TWO))
     assert [picture.after for picture in handle.report] == [2, 2]
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_every_tile_its_budget_where_they_lie_side_by_side(name):
+    """Each tile is reduced by itself, and the answer is in the order of the picture."""
+    family = made(name)
+    inputs = family.inputs(ONE)
+    with torch.no_grad(), spare(3, per="tile")(family.model) as handle:
+        found = family.model(**inputs).logits
+    tiles = inputs["pixel_values"].shape[-4]
+    assert len(handle.report) == tiles > 1 and {tile.after for tile in handle.report} == {3}
+    assert handle.report[0].grid == (4, 4)
+    # By hand: tiles in the order of the encoder, each unpadded by the model's own packing.
+    with torch.no_grad():
+        whole = encode(family.model, facts(family), IMAGE, inputs, UniformGrid(1), hidden=False)
+        _, given = arguments(family, inputs, IMAGE)
+        (number,) = tile_numbers(family.model, given, [whole.tokens[0].candidates])
+        rows, patches = whole.features[0], whole.tokens[0].candidates
+        kept = []
+        for tile in range(tiles):
+            places = (patches & (number == tile)).nonzero()[:, 0]
+            kept += places[select(rows[places], 3).order].tolist()
+        chosen = sorted(kept)
+        places = (inputs["input_ids"][0] == family.model.config.image_token_id).nonzero()[:, 0]
+        keep = torch.ones(len(inputs["input_ids"][0]), dtype=torch.bool)
+        keep[places] = False
+        keep[places[chosen]] = True
+        safe = inputs["input_ids"][0].masked_fill(~keep, 0)
+        embedded = family.model.get_input_embeddings()(safe)
+        embedded[places[chosen]] = rows[chosen]
+        expected = family.model(
+            inputs_embeds=embedded[keep][None],
+            position_ids=keep.nonzero().T,
+            attention_mask=torch.ones(1, int(keep.sum()), dtype=torch.long),
+        ).logits
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_keep_all_of_every_tile_is_bit_identical(name):
+    family = made(name)
+    inputs = family.inputs(ONE, SHORT)
+    with torch.no_grad():
+        logits = family.model(**inputs).logits
+        with spare(1.0, per="tile")(family.model):
+            assert torch.equal(family.model(**inputs).logits, logits)
+        with spare(8, per="tile")(family.model) as handle:
+            family.model(**inputs)
+    assert {tile.after for tile in handle.report} == {8}
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_a_budget_of_all_patches_leaves_the_separators_out(name):
+    family = made(name)
+    inputs = family.inputs(ONE)
+    with torch.no_grad(), spare(10_000)(family.model) as handle:
+        family.model(**inputs)
+        whole = handle.report[0]
+        assert whole.after == whole.before
+        found = encode(family.model, facts(family), IMAGE, inputs, UniformGrid(1), hidden=False)
+    patches = int(found.tokens[0].candidates.sum())
+    with torch.no_grad(), spare(patches)(family.model) as handle:
+        family.model(**inputs)
+    assert handle.report[0].after == patches < whole.before

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from sparevlm.hf.capture import Capture
 from sparevlm.hf.families import Family, patch_grid
-from sparevlm.hf.layout import Layout, is_packed, layout_of
+from sparevlm.hf.layout import Layout, is_packed, layout_of, tile_numbers
 from sparevlm.hf.media import IMAGE, Modality
 from sparevlm.tokens import VisualTokens
 
@@ -46,6 +46,8 @@ class Encoded:
         Arguments that the encoder took.
     tiles : int or None
         Entries of each picture, where the pixels say so.
+    tile_of : list of Tensor [N_i] or None
+        The tile of each token, where an entry holds tiles side by side and they were asked for.
     """
 
     modality: Modality
@@ -57,6 +59,7 @@ class Encoded:
     sources: list[int]
     used: set[str]
     tiles: int | None = None
+    tile_of: list[Tensor] | None = None
 
     @property
     def count(self) -> int:
@@ -151,7 +154,12 @@ def encode(
     stacked = pixels.ndim == 5 and pixels.shape[0] * pixels.shape[1] == len(features)
     tiles = pixels.shape[1] if stacked else None
     states = states if hidden else None
-    return Encoded(modality, output, features, tokens, states, levels, sources, used, tiles)
+    tile_of = None
+    if method.per == "tile" and is_packed(model, modality):
+        tile_of = tile_numbers(model, arguments, [picture.candidates for picture in tokens])
+    return Encoded(
+        modality, output, features, tokens, states, levels, sources, used, tiles, tile_of
+    )
 
 
 def _encoder(

@@ -75,13 +75,12 @@ def class_tokens(length: int) -> int:
 
 def _packed(model: Any, arguments: dict[str, Any], rows: Tensor) -> list[Tensor]:
     """Rows [T, L, C] through the model's own packing, with zeros for its separators."""
-    base, vision = model.base_model, model.config.vision_config
-    patches = (vision.image_size // vision.patch_size) ** 2
+    base, patches = model.base_model, _patches(model)
     if rows.shape[1] - patches not in (0, 1):
         return []
     rows = rows[:, rows.shape[1] - patches :]
     sizes = arguments["image_sizes"]
-    counts = _tiles(base, sizes, arguments.get("batch_num_images"))
+    counts = _tiles(base, arguments)
     if sum(counts) != len(rows):
         return []
     given: dict[str, Any] = {"image_newline": rows.new_zeros(rows.shape[2])}
@@ -93,9 +92,34 @@ def _packed(model: Any, arguments: dict[str, Any], rows: Tensor) -> list[Tensor]
     return found
 
 
-def _tiles(base: Any, sizes: Tensor, together: Tensor | None) -> list[int]:
+def tile_numbers(
+    model: Any, arguments: dict[str, Any], candidates: list[Tensor | None]
+) -> list[Tensor]:
+    """The tile [N_i] that each token of packed pictures lies in, counted through all of them.
+
+    `candidates` [N_i] are False for separators, which go with the patch before them.
+    """
+    count = sum(_tiles(model.base_model, arguments))
+    marks = torch.eye(count)[:, None].expand(-1, _patches(model), -1)
+    found = []
+    for weights, kept in zip(_packed(model, arguments, marks), candidates, strict=True):
+        places = torch.arange(len(weights))
+        if kept is not None:
+            places = places.where(kept.cpu(), 0).cummax(0).values
+        found.append(weights.argmax(1)[places])
+    return found
+
+
+def _patches(model: Any) -> int:
+    vision = model.config.vision_config
+    side: int = vision.image_size // vision.patch_size
+    return side**2
+
+
+def _tiles(base: Any, arguments: dict[str, Any]) -> list[int]:
     """Tiles of each picture; of several in one prompt LLaVA-OneVision cuts none."""
     count = inspect.getmodule(type(base)).image_size_to_num_patches  # type: ignore[union-attr]
+    sizes, together = arguments["image_sizes"], arguments.get("batch_num_images")
     whole = [] if together is None else [n != 1 for n in together.tolist() for _ in range(n)]
     whole = whole or [False] * len(sizes)
     config = base.config

@@ -12,11 +12,19 @@ import torch
 from torch import Tensor
 
 from sparevlm.hf.encode import Encoded
-from sparevlm.hf.families import Family
+from sparevlm.hf.families import Family, patch_grid
 from sparevlm.hf.guidance import Guidance
 from sparevlm.hf.media import IMAGE, mark
 from sparevlm.hf.report import ImageReport
-from sparevlm.tokens import Query, Reduction, Residual, VisualTokens, check_reduction, joined
+from sparevlm.tokens import (
+    Query,
+    Reduction,
+    Residual,
+    VisualTokens,
+    check_reduction,
+    is_integer,
+    joined,
+)
 
 if TYPE_CHECKING:
     from sparevlm.methods.base import PruningMethod
@@ -47,6 +55,19 @@ class Picture:
     hidden: Tensor | None
     encoded: Encoded
     entry: int
+
+    def at(self, mask: Tensor, grid: tuple[int, int] | None) -> Picture:
+        """The part of it at a mask [N], with its own grid."""
+        tokens = self.tokens.subset(mask)
+        if tokens.candidates is not None and bool(tokens.candidates.all()):
+            tokens = replace(tokens, grid=grid, candidates=None)
+        return replace(
+            self,
+            columns=self.columns[mask],
+            features=self.features[mask],
+            tokens=tokens,
+            hidden=None if self.hidden is None else self.hidden[mask],
+        )
 
     @property
     def source(self) -> int:
@@ -114,7 +135,12 @@ def locate(
         hidden = encoded.hidden[i] if encoded.hidden is not None else None
         tile = Picture(row, columns, features, encoded.tokens[i], hidden, encoded, i)
         begins = encoded.tiles is not None and i % encoded.tiles == 0
-        if found and not tiles and not begins and _same(family, ids, found[-1], tile):
+        if encoded.tile_of is not None:
+            numbers = encoded.tile_of[i].to(columns.device)
+            for number in numbers.unique():
+                part = numbers == number
+                found.append(tile.at(part, patch_grid(family, model, int(part.sum()))))
+        elif found and not tiles and not begins and _same(family, ids, found[-1], tile):
             found[-1] = found[-1].joined_with(tile)
         else:
             found.append(tile)
@@ -210,9 +236,11 @@ def spoken(types: Tensor, mask: Tensor | None, pictures: list[Picture]) -> Tenso
 
 
 def _keeps_all(method: PruningMethod, tokens: VisualTokens) -> bool:
-    if isinstance(method.keep, Residual):
+    """Whether nothing is to be done; separators stay where the budget covers them too."""
+    keep, available = method.keep, len(tokens.candidate_indices())
+    if isinstance(keep, Residual) or method.budget(tokens) < available:
         return False
-    return method.budget(tokens) == len(tokens.candidate_indices())
+    return available == len(tokens) or (keep >= len(tokens) if is_integer(keep) else keep == 1)
 
 
 def _joined(queries: list[Query | None]) -> Query | None:
@@ -250,12 +278,21 @@ def features_by_row(
     pictures: list[Picture], reductions: list[Reduction | None], level: Any = None
 ) -> list[Tensor]:
     """Kept features, one entry a prompt; of a deeper `level`, which has the encoder's entries."""
-    rows: dict[int, list[Tensor]] = {}
+    rows: dict[int, list[tuple[Tensor, Tensor]]] = {}
     for picture, found in zip(pictures, reductions, strict=True):
         kept = picture.features if level is None else level[picture.entry]
         if found is not None and found.features is not None and level is None:
             kept = found.features.to(kept.dtype)
         elif found is not None:
             kept = kept[found.indices]
-        rows.setdefault(picture.row, []).append(kept)
-    return [torch.cat(parts) if len(parts) > 1 else parts[0] for parts in rows.values()]
+        columns = picture.columns if found is None else picture.columns[found.indices]
+        rows.setdefault(picture.row, []).append((columns, kept))
+    return [_in_order(parts) for parts in rows.values()]
+
+
+def _in_order(parts: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Features in the order of their columns; tiles that lie side by side take turns."""
+    if len(parts) == 1:
+        return parts[0][1]
+    order = torch.cat([columns for columns, _ in parts]).argsort()
+    return torch.cat([kept for _, kept in parts])[order]

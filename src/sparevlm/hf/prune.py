@@ -169,7 +169,9 @@ def shrink(
             if found is not None:
                 # With what stands between its placeholders: marks of lines and tiles.
                 keep[picture.row, picture.columns[0] : picture.columns[-1] + 1] = False
-                keep[picture.row, picture.columns[found.indices.to(keep.device)]] = True
+        for picture, found in pairs:  # tiles may lie side by side
+            at = slice(None) if found is None else found.indices.to(keep.device)
+            keep[picture.row, picture.columns[at]] = True
         used = {name for found in encodings for name in found.used}
         kwargs = {name: value for name, value in kwargs.items() if name not in used}
         kwargs["mm_encoder_outputs"] = {}
