@@ -96,6 +96,11 @@ def family_section(facts: dict[str, Any]) -> str:
         "video": "yes" if facts["video"] else "no",
         "visual tokens a picture": facts["tokens"],
         "visual tokens a frame": facts["tokens_a_frame"] or "-",
+        "the question is compared by": (
+            f'the {facts["text_tower"]} that its vision tower comes from, or `relevance="llm"`'
+            if facts["text_tower"]
+            else '`relevance="llm"`'
+        ),
         'positions="auto"': facts["positions"],
     }
     lines = "".join(f"| {key} | {value} |\n" for key, value in table.items())

@@ -475,6 +475,7 @@ def _models(args: argparse.Namespace) -> str:
             "model_type",
             "images",
             "video",
+            "text tower",
             "positions",
             "status",
             "tokens a picture",
@@ -484,7 +485,7 @@ def _models(args: argparse.Namespace) -> str:
     for facts in found:
         rows.append((
             facts["name"], facts["model_type"], _yes(facts["images"]), _yes(facts["video"]),
-            facts["positions"], facts["status"], facts["tokens"],
+            facts["text_tower"] or "-", facts["positions"], facts["status"], facts["tokens"],
             ", ".join([facts["classes"][0], *facts["hub"]]),
         ))  # fmt: skip
     return "\n".join(_table(rows))

@@ -9,6 +9,7 @@ import accelerate
 import pytest
 import torch
 import transformers
+from torch.ao.quantization import quantize_dynamic
 from transformers import StaticCache
 from transformers.models.auto import modeling_auto as auto
 
@@ -387,3 +388,23 @@ def test_clip_where_it_does_not_fit(family):
 def test_auto_guidance_without_a_text_tower_says_what_to_choose(family):
     with pytest.warns(UserWarning, match='relevance "llm", or guidance "none"'):
         SPARE(KEEP).attach(family.model).detach()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # its successor is a package of its own
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "llava_onevision"])
+def test_a_quantised_language_model(name):
+    """Weights in eight bits: batch equals singles, and everything kept changes nothing."""
+    family = copy.deepcopy(made(name))
+    family.model.float()
+    text = family.model.model.language_model
+    family.model.model.language_model = quantize_dynamic(text, {torch.nn.Linear}, torch.qint8)
+    assert "quantized" in type(family.model.model.language_model.layers[0].mlp.up_proj).__module__
+    both = family.inputs(TWO, SHORT)
+    with torch.no_grad():
+        expected = family.model(**both).logits
+        with spare(1.0)(family.model):
+            assert torch.equal(family.model(**both).logits, expected)
+        with spare()(family.model) as handle:
+            found = answer(family, both)
+    assert {picture.after for picture in handle.report} == {KEEP}
+    assert found.shape[1] == both["input_ids"].shape[1] + 5

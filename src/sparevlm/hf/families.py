@@ -52,6 +52,9 @@ class Family:
     merge : str or None
         Attribute of the vision configuration: how many patches on a side make one token, where
         `image_grid_thw` counts patches.
+    text : str
+        What kind of image-text model the vision tower comes from, for people; "" where its text
+        tower is not to be had.
     tokens, frame : str
         Visual tokens of a picture, and of a frame of a video, for people.
     """
@@ -70,6 +73,7 @@ class Family:
     square: bool = True
     mrope: bool = False
     merge: str | None = None
+    text: str = ""
     tokens: str = ""
     frame: str = ""
 
@@ -80,6 +84,7 @@ LLAVA = Family(
     classes=("LlavaForConditionalGeneration", "LlavaModel"),
     hub=("llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-13b-hf"),
     positions="original",
+    text="CLIP",
     tokens="576",
 )
 VIPLLAVA = Family(
@@ -89,6 +94,7 @@ VIPLLAVA = Family(
     hub=("llava-hf/vip-llava-7b-hf", "llava-hf/vip-llava-13b-hf"),
     positions="original",
     question=r"(?i)\b(?:human|user|assistant|system)\s*:|###",
+    text="CLIP",
     tokens="576",
 )
 LLAVA_NEXT = Family(
@@ -98,6 +104,7 @@ LLAVA_NEXT = Family(
     hub=("llava-hf/llava-v1.6-vicuna-7b-hf", "llava-hf/llava-v1.6-mistral-7b-hf"),
     positions="original",
     newline=True,
+    text="CLIP",
     tokens="1,176 to 2,928, line ends among them",
 )
 LLAVA_ONEVISION = Family(
@@ -113,6 +120,7 @@ LLAVA_ONEVISION = Family(
     positions="original",
     question=r"(?i)<\|im_(?:start|end)\|>|\b(?:user|assistant|system)\b",
     newline=True,
+    text="SigLIP",
     tokens="729 to 7,290, line ends among them",
     frame="196",
 )
@@ -135,6 +143,7 @@ GEMMA3 = Family(
     hub=("google/gemma-3-4b-it", "google/gemma-3-12b-it", "google/gemma-3-27b-it"),
     positions="original",
     question=r"<(?:start|end)_of_turn>|\b(?:user|model)\n",
+    text="SigLIP",
     tokens="256",
 )
 PALIGEMMA = Family(
@@ -147,6 +156,7 @@ PALIGEMMA = Family(
         "google/paligemma-3b-mix-224",
     ),
     positions="original",
+    text="SigLIP",
     tokens="256, 1,024 or 4,096",
 )
 MISTRAL3 = Family(
@@ -212,6 +222,7 @@ LLAVA_NEXT_VIDEO = Family(
     video="tokens",
     positions="original",
     newline=True,
+    text="CLIP",
     tokens="1,176 to 2,928, line ends among them",
     frame="144",
 )
@@ -236,6 +247,7 @@ IDEFICS3 = Family(
     tower="vision_model",
     projector="connector",
     tiled="end",
+    text="SigLIP",
     tokens="169 a tile, 1 to 17 tiles",
 )
 SMOLVLM = Family(
@@ -248,6 +260,7 @@ SMOLVLM = Family(
     tower="vision_model",
     projector="connector",
     tiled="end",
+    text="SigLIP",
     tokens="64 or 81 a tile, 1 to 17 tiles",
     frame="64 or 81",
 )
@@ -259,6 +272,7 @@ AYA_VISION = Family(
     positions="original",
     question=r"<\|(?:USER|CHATBOT|SYSTEM)_TOKEN\|>",
     tiled="end",
+    text="SigLIP",
     tokens="169 a tile, 1 to 13 tiles",
 )
 COHERE2_VISION = Family(
@@ -269,6 +283,7 @@ COHERE2_VISION = Family(
     positions="original",
     question=r"<\|(?:USER|CHATBOT|SYSTEM)_TOKEN\|>",
     tiled="begin",
+    text="SigLIP",
     tokens="256 a tile, 1 to 13 tiles",
 )
 FAMILIES: dict[str, Family] = {
@@ -347,6 +362,7 @@ def family_facts() -> list[dict[str, Any]]:
             "images": True,
             "video": family.video != "no",
             "positions": family.positions,
+            "text_tower": family.text,
             "tokens": family.tokens,
             "tokens_a_frame": family.frame,
             "hub": list(family.hub),
