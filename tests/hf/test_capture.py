@@ -119,7 +119,7 @@ def test_nothing_is_left_on_the_model(tiny):
     model.get_image_features(pixels)  # transformers registers hooks of its own at the first call
     hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
     asked(model, pixels)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match="own processor"):
         asked(model, torch.zeros(1, 2, 112, 112, dtype=torch.float64))
     assert hooks == [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
     assert model.config.vision_config._attn_implementation == "sdpa"

@@ -111,7 +111,7 @@ def encode(
     layer = _feature_layer(model, kwargs)
     wanted = {"output_hidden_states": True} if hidden or "projector" in needs else {}
     capture = Capture(model, family, needs, method.attention_of, method.keys_of, layer)
-    with capture, _weights_here(model.base_model):
+    with capture, _weights_here(model.base_model), _said_plainly(family, modality):
         output = encoder(**arguments, **wanted, return_dict=True)
     pixels, grids = arguments[name], arguments.get(modality.grids)
     features = list(output.pooler_output)
@@ -204,6 +204,21 @@ def _weights_here(module: Any) -> Iterator[None]:
         yield
     finally:
         hook.post_forward(module, None)
+
+
+@contextmanager
+def _said_plainly(family: Family, modality: Modality) -> Iterator[None]:
+    """What an encoder raises for tensors of another family's processor, as a sentence."""
+    hardware = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
+    try:
+        yield
+    except hardware:
+        raise
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"the vision encoder of {family.name} does not take these {modality.noun}s "
+            f"({' '.join(str(error).split())}): pass all that this model's own processor returned"
+        ) from error
 
 
 def _by_run(features: list[Tensor], runs: tuple[list[int], ...]) -> list[Tensor]:
