@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+
+import accelerate
 import numpy as np
 import pytest
 import torch
@@ -257,3 +260,46 @@ def test_pictures_alone_are_as_before(family):
 
 def test_every_family_says_whether_it_takes_video():
     assert {f.video for f in FAMILIES.values()} == {"no", "pictures", "tokens", "marks"}
+
+
+def test_a_video_in_a_second_turn(family):
+    """Over the cache of a first video, or all at once: the same answer."""
+    inputs = family.inputs(ONE)
+    both = family.inputs(ONE + " " + SHORT)
+    with spare(KEEP)(family.model):
+        first = answer(family, inputs, steps=1, return_dict_in_generate=True)
+        told = inputs["input_ids"].shape[1]
+        assert torch.equal(both["input_ids"][:, :told], inputs["input_ids"])
+        # The one word of the first answer goes in between.
+        whole = {}
+        for name, value in both.items():
+            whole[name] = value
+            if name in ("input_ids", "attention_mask", "mm_token_type_ids"):
+                word = {"input_ids": first.sequences[:, told:], "attention_mask": 1}.get(name, 0)
+                word = torch.zeros(1, 1, dtype=value.dtype) + word
+                whole[name] = torch.cat([value[:, :told], word, value[:, told:]], 1)
+        found = answer(family, whole, past_key_values=first.past_key_values)
+        assert torch.equal(found, answer(family, whole))
+
+
+def test_prune_inputs(family):
+    inputs = family.inputs(*batch(family)[:2])
+    shorter = spare(KEEP).prune_inputs(family.model, inputs)
+    assert shorter["input_ids"].shape[1] < inputs["input_ids"].shape[1]
+    with torch.no_grad(), spare(KEEP)(family.model):
+        expected = family.model(**inputs).logits
+    with torch.no_grad():
+        found = family.model(**shorter).logits
+    torch.testing.assert_close(found[:, -1], expected[:, -1])
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"glm4v", "llava_onevision"}))
+def test_offloaded_weights(name):
+    family = made(name)
+    inputs = family.inputs(ONE, SHORT)
+    with spare(KEEP)(family.model):
+        expected = answer(family, inputs)
+    moved = copy.deepcopy(family)
+    accelerate.cpu_offload(moved.model, execution_device=torch.device("cpu"))
+    with spare(KEEP)(moved.model):
+        assert torch.equal(answer(moved, inputs), expected)
