@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from sparevlm.hf.capture import Capture
 from sparevlm.hf.families import Family, patch_grid
+from sparevlm.hf.frames import deeper, frames_of, video_ends
 from sparevlm.hf.layout import Layout, is_packed, layout_of, tile_numbers
 from sparevlm.hf.media import IMAGE, Modality
 from sparevlm.tokens import VisualTokens
@@ -101,6 +102,11 @@ def encode(
     placeholders that the features may fill, for families whose tiles are such runs.
     """
     needs = method.requires
+    if "encoder" in needs and modality is not IMAGE:
+        raise ValueError(
+            f"{type(method).__name__} encodes pictures again, and cannot do so with the frames of "
+            "a video: choose another method"
+        )
     encoder, arguments, used = _encoder(model, modality, kwargs)
     name = modality.pixels if modality.pixels in arguments else IMAGE.pixels
     tower = getattr(model.base_model, family.tower)
@@ -109,57 +115,60 @@ def encode(
         # As generate does with inputs left on the CPU.
         arguments[name] = arguments[name].to(device)
     layer = _feature_layer(model, kwargs)
-    wanted = {"output_hidden_states": True} if hidden or "projector" in needs else {}
+    stated = hidden or "projector" in needs
+    wanted = {"output_hidden_states": True} if stated else {}
     capture = Capture(model, family, needs, method.attention_of, method.keys_of, layer)
     with capture, _weights_here(model.base_model), _said_plainly(family, modality):
         output = encoder(**arguments, **wanted, return_dict=True)
     pixels, grids = arguments[name], arguments.get(modality.grids)
-    features = list(output.pooler_output)
-    if modality is not IMAGE:  # transformers 5.18 keeps an axis for the frames
-        features = [rows.flatten(0, -2) for rows in features]
-    levels = [list(level) for level in getattr(output, "deepstack_features", None) or ()]
-    if modality is not IMAGE:
-        counts = _frame_counts(pixels, grids, len(features))
-        sizes = [_frames(len(rows), n) for rows, n in zip(features, counts, strict=True)]
-        sources = [i for i, parts in enumerate(sizes) for _ in parts]
-        features = _cut(features, sizes)
-        levels = [_cut(level, sizes) for level in levels]
-    elif family.tiled in ("begin", "end"):
-        features = _by_run(features, runs)
     if modality is IMAGE:
+        features, levels = _pictures(family, output, runs)
         sources = list(range(len(features)))
+    else:
+        features, levels, sources = frames_of(output, pixels, grids)
+    packed = is_packed(model, modality)
     layout = layout_of(model, family, modality, arguments, features)
     states, classes = None, [None] * len(features)
-    if hidden or "projector" in needs:
+    if stated:
         states, classes = _patch_states(output.hidden_states, layer, features, layout)
-    fields = capture.fields(features, classes, layout, rowwise=is_packed(model, modality))
-    shortest = min((len(rows) for rows in features), default=0)
+    fields = capture.fields(features, classes, layout, rowwise=packed)
+    if "encoder" in needs:
+        patch = model.config.vision_config.patch_size
+        for i, more in enumerate(fields):
+            more["encode"] = _smaller(encoder, arguments, i, patch)
+    lines = family.newline and modality is IMAGE
+    ends = video_ends(features) if grids is None and modality is not IMAGE else None
     tokens = []
     for i, rows in enumerate(features):
-        more = fields[i]
-        if "encoder" in needs:
-            if modality is not IMAGE:
-                raise ValueError(
-                    f"{type(method).__name__} encodes pictures again, and cannot do so with the "
-                    "frames of a video: choose another method"
-                )
-            more["encode"] = _smaller(encoder, arguments, i, model.config.vision_config.patch_size)
         size = grids[sources[i]] if grids is not None else None
-        lines = family.newline and modality is IMAGE
         grid = patch_grid(family, model, len(rows), size, lines=lines)
-        candidates = _candidates(rows) if lines else None
-        if modality is not IMAGE and grids is None and len(rows) > shortest:
-            candidates = torch.arange(len(rows), device=rows.device) < shortest  # a video's end
-        tokens.append(VisualTokens(rows.detach(), grid, candidates, **more))
+        candidates = _candidates(rows) if lines else (ends[i] if ends else None)
+        tokens.append(VisualTokens(rows.detach(), grid, candidates, **fields[i]))
     stacked = pixels.ndim == 5 and pixels.shape[0] * pixels.shape[1] == len(features)
-    tiles = pixels.shape[1] if stacked else None
-    states = states if hidden else None
-    tile_of = None
-    if method.per == "tile" and is_packed(model, modality):
-        tile_of = tile_numbers(model, arguments, [picture.candidates for picture in tokens])
     return Encoded(
-        modality, output, features, tokens, states, levels, sources, used, tiles, tile_of
+        modality=modality,
+        output=output,
+        features=features,
+        tokens=tokens,
+        hidden=states if hidden else None,
+        levels=levels,
+        sources=sources,
+        used=used,
+        tiles=pixels.shape[1] if stacked else None,
+        tile_of=tile_numbers(model, arguments, [picture.candidates for picture in tokens])
+        if packed and method.per == "tile"
+        else None,
     )
+
+
+def _pictures(
+    family: Family, output: Any, runs: tuple[list[int], ...]
+) -> tuple[list[Tensor], list[list[Tensor]]]:
+    """Features and deeper features, one entry a picture or tile."""
+    features = list(output.pooler_output)
+    if family.tiled in ("begin", "end"):
+        features = _by_run(features, runs)
+    return features, deeper(output)
 
 
 def _encoder(
@@ -172,24 +181,6 @@ def _encoder(
     if modality.pixels not in names:  # one function for both
         return encoder, {IMAGE.pixels: kwargs[modality.pixels]}, {modality.pixels}
     return encoder, {n: kwargs[n] for n in names if kwargs.get(n) is not None}, names
-
-
-def _frame_counts(pixels: Tensor, grids: Tensor | None, entries: int) -> list[int]:
-    """Frames, or steps in time, of each entry that the encoder gave for a video."""
-    if grids is not None:
-        return [int(count) for count in grids[:, 0]]
-    return [pixels.shape[1] if entries == len(pixels) else 1] * entries
-
-
-def _frames(rows: int, count: int) -> list[int]:
-    """Rows of each frame; what cannot be divided stands at the end of the video."""
-    each = rows // count
-    return [each] * (count - 1) + [rows - each * (count - 1)]
-
-
-def _cut(entries: list[Tensor], sizes: list[list[int]]) -> list[Tensor]:
-    parts = [rows.split(size) for rows, size in zip(entries, sizes, strict=True)]
-    return [part for split in parts for part in split]
 
 
 @contextmanager

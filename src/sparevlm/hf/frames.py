@@ -1,0 +1,55 @@
+"""The frames of a video, in what the encoder gives for all of them at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def frames_of(
+    output: Any, pixels: Tensor, grids: Tensor | None
+) -> tuple[list[Tensor], list[list[Tensor]], list[int]]:
+    """Features and deeper features, one entry a frame, and the number of the video of each.
+
+    pixels [V, F, ...] and, where the family has them, grids [V, 3] of steps in time (several frames
+    may make one step), rows and columns of patches.
+    """
+    # transformers 5.18 keeps an axis for the frames.
+    videos = [rows.flatten(0, -2) for rows in output.pooler_output]
+    counts = _counts(pixels, grids, len(videos))
+    sizes = [_sizes(len(rows), count) for rows, count in zip(videos, counts, strict=True)]
+    levels = [_cut(level, sizes) for level in deeper(output)]
+    return _cut(videos, sizes), levels, [i for i, count in enumerate(counts) for _ in range(count)]
+
+
+def video_ends(frames: list[Tensor]) -> list[Tensor | None]:
+    """False for what stands after the last frame of a video, in frames of equal size."""
+    rows = min((len(frame) for frame in frames), default=0)
+    return [
+        torch.arange(len(frame), device=frame.device) < rows if len(frame) > rows else None
+        for frame in frames
+    ]
+
+
+def deeper(output: Any) -> list[list[Tensor]]:
+    """Features for deeper layers of the language model (deepstack), a list a layer."""
+    return [list(level) for level in getattr(output, "deepstack_features", None) or ()]
+
+
+def _counts(pixels: Tensor, grids: Tensor | None, entries: int) -> list[int]:
+    """Frames, or steps in time, of each entry that the encoder gave."""
+    if grids is not None:
+        return [int(count) for count in grids[:, 0]]
+    return [pixels.shape[1] if entries == len(pixels) else 1] * entries
+
+
+def _sizes(rows: int, count: int) -> list[int]:
+    """Rows of each frame; what cannot be divided stands at the end of the video."""
+    each = rows // count
+    return [each] * (count - 1) + [rows - each * (count - 1)]
+
+
+def _cut(videos: list[Tensor], sizes: list[list[int]]) -> list[Tensor]:
+    return [part for rows, size in zip(videos, sizes, strict=True) for part in rows.split(size)]
