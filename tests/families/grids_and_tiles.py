@@ -70,7 +70,9 @@ def _grid_images(make: type, frames: int = 1) -> Any:
     return make(size=size, patch_size=8, temporal_patch_size=2, merge_size=2, **MEAN)
 
 
-def _qwen(family: str, vision: dict[str, Any], text: dict[str, Any]) -> Made:
+def _qwen(
+    family: str, vision: dict[str, Any], text: dict[str, Any], processor: str | None = None
+) -> Made:
     tokenizer = make_tokenizer(
         image_token="<|image_pad|>", video_token="<|video_pad|>",
         vision_start_token="<|vision_start|>", vision_end_token="<|vision_end|>",
@@ -81,7 +83,7 @@ def _qwen(family: str, vision: dict[str, Any], text: dict[str, Any]) -> Made:
         **_ids(tokenizer, "image", "video", "vision_start", "vision_end"),
     )
     images = _grid_images(tf.Qwen2VLImageProcessorPil)
-    make_processor = with_frames(_of(family.removesuffix("Moe"), "Processor"))
+    make_processor = with_frames(_of(processor or family.removesuffix("Moe"), "Processor"))
     model = _finished(lambda: _of(family, "ForConditionalGeneration")(config), "merger", "experts")
     return Made(
         config.model_type, model, make_processor(images, tokenizer, GridFrames()),
@@ -121,24 +123,70 @@ def qwen3_vl_moe() -> Made:
     return made
 
 
-def glm4v() -> Made:
+def _qwen3_5(family: str, **text: Any) -> Made:
+    """One layer of linear attention, one of full attention."""
+    vision = {"intermediate_size": 64, "out_hidden_size": 64, "num_position_embeddings": 64}
+    linear = {
+        "linear_key_head_dim": 16, "linear_value_head_dim": 16, "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4, "layer_types": ["linear_attention", "full_attention"],
+    }  # fmt: skip
+    rotary = _rotary(2, 1, 1, mrope_interleaved=True, partial_rotary_factor=0.5)
+    return _qwen(family, vision, text | linear | rotary, "Qwen3VL")
+
+
+def qwen3_5() -> Made:
+    return _qwen3_5("Qwen3_5")
+
+
+def qwen3_5_moe() -> Made:
+    made = _qwen3_5(
+        "Qwen3_5Moe", num_experts=6, num_experts_per_tok=2, moe_intermediate_size=32,
+        shared_expert_intermediate_size=32,
+    )  # fmt: skip
+    made.model.set_experts_implementation("eager")
+    return made
+
+
+def _glm(family: str, frames: int = 2, **text: Any) -> Made:
     tokenizer = make_tokenizer(
         image_token="<|image|>", video_token="<|video|>", image_start_token="<|begin_of_image|>",
         image_end_token="<|end_of_image|>", video_start_token="<|begin_of_video|>",
         video_end_token="<|end_of_video|>",
     )  # fmt: skip
     rotary = _rotary(1, 1, 2, partial_rotary_factor=0.5)
-    config = tf.Glm4vConfig(
-        vision_config=_grid_vision(image_size=64, intermediate_size=64, out_hidden_size=64),
-        text_config=text_settings(tokenizer, **rotary),
+    text = text_settings(tokenizer, **rotary, **text)
+    vision = _grid_vision(image_size=64, intermediate_size=64, out_hidden_size=64)
+    config = _of(family, "Config")(
+        vision_config=vision | ({"model_type": "glm4v_vision"} if family == "Glm46V" else {}),
+        text_config=text | ({"model_type": "glm4v_text"} if family == "Glm46V" else {}),
         **_ids(tokenizer, "image", "video", "image_start", "image_end", "video_start", "video_end"),
     )
-    images = _grid_images(tf.Glm4vImageProcessorPil, frames=2)
-    processor = with_frames(tf.Glm4vProcessor)(images, tokenizer, GridFrames())
-    model = _finished(lambda: tf.Glm4vForConditionalGeneration(config), "merger", "downsample")
+    own = "Glm46V" if family == "Glm46V" else "Glm4v"
+    images = _grid_images(_of(own, "ImageProcessorPil"), frames)
+    processor = with_frames(_of(own, "Processor"))(images, tokenizer, GridFrames())
+    model = _finished(
+        lambda: _of(family, "ForConditionalGeneration")(config), "merger", "downsample", "experts"
+    )
     image = "<|begin_of_image|><|image|><|end_of_image|>"
     video = "<|begin_of_video|><|video|><|end_of_video|>"
-    return Made("glm4v", model, processor, image=image, video=video)
+    return Made(config.model_type, model, processor, image=image, video=video)
+
+
+def glm4v() -> Made:
+    return _glm("Glm4v")
+
+
+def glm46v() -> Made:
+    return _glm("Glm46V")
+
+
+def glm4v_moe() -> Made:
+    made = _glm(
+        "Glm4vMoe", n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=32,
+        first_k_dense_replace=1, n_group=1, topk_group=1,
+    )  # fmt: skip
+    made.model.set_experts_implementation("eager")
+    return made
 
 
 # Families that cut a picture into tiles.
@@ -324,7 +372,7 @@ def perception_lm() -> Made:
 BUILDERS: dict[str, Callable[[], Made]] = {
     f.__name__: f
     for f in (
-        qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_vl_moe, glm4v, idefics3, smolvlm, llava_next_video,
-        ovis2, llama4, perception_lm,
+        qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_vl_moe, qwen3_5, qwen3_5_moe, glm4v, glm46v,
+        glm4v_moe, idefics3, smolvlm, llava_next_video, ovis2, llama4, perception_lm,
     )
 }  # fmt: skip

@@ -31,6 +31,7 @@ from tests.families.matrix import (
     by_hand,
     facts,
     made,
+    near,
     new,
     placeholders,
     spare,
@@ -100,7 +101,7 @@ def test_a_batch_equals_singles_in_forward(family, positions, side):
             alone = family.model(**one).logits[0]
             found = out.logits[row]
             found = found[-len(alone) :] if side == "left" else found[: len(alone)]
-            torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(found, alone, **near(family))
     assert len(pictures) == 3
 
 
@@ -329,7 +330,7 @@ def test_remote_code_is_refused():
 @pytest.mark.parametrize(
     # Stock generate fails on the others: what they read outside of any layer stays away.
     "family",
-    sorted(set(BUILDERS) - {"glm4v", "idefics3", "llava_onevision"}),
+    sorted(set(BUILDERS) - {"glm4v", "glm4v_moe", "glm46v", "idefics3", "llava_onevision"}),
     indirect=True,
 )
 def test_offloaded_weights(family):

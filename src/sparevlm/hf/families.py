@@ -207,12 +207,41 @@ QWEN3_VL_MOE = Family(
     hub=("Qwen/Qwen3-VL-30B-A3B-Instruct",),
     **QWEN,
 )
+QWEN3_5 = Family(
+    name="Qwen3.5",
+    model_type="qwen3_5",
+    classes=("Qwen3_5ForConditionalGeneration", "Qwen3_5Model"),
+    hub=("Qwen/Qwen3.5-2B", "Qwen/Qwen3.5-9B", "Qwen/Qwen3.5-27B"),
+    **QWEN,
+)
+QWEN3_5_MOE = Family(
+    name="Qwen3.5 (MoE)",
+    model_type="qwen3_5_moe",
+    classes=("Qwen3_5MoeForConditionalGeneration", "Qwen3_5MoeModel"),
+    hub=("Qwen/Qwen3.5-35B-A3B",),
+    **QWEN,
+)
+GLM = QWEN | {"question": r"<\|(?:user|assistant|system)\|>", "video": "marks"}
 GLM4V = Family(
     name="GLM-4V",
     model_type="glm4v",
     classes=("Glm4vForConditionalGeneration", "Glm4vModel"),
     hub=("zai-org/GLM-4.1V-9B-Thinking",),
-    **QWEN | {"question": r"<\|(?:user|assistant|system)\|>", "video": "marks"},
+    **GLM,
+)
+GLM4V_MOE = Family(
+    name="GLM-4.5V",
+    model_type="glm4v_moe",
+    classes=("Glm4vMoeForConditionalGeneration", "Glm4vMoeModel"),
+    hub=("zai-org/GLM-4.5V",),
+    **GLM,
+)
+GLM46V = Family(
+    name="GLM-4.6V",
+    model_type="glm46v",
+    classes=("Glm46VForConditionalGeneration", "Glm46VModel"),
+    hub=("zai-org/GLM-4.6V-Flash",),
+    **GLM,
 )
 LLAVA_NEXT_VIDEO = Family(
     name="LLaVA-NeXT-Video",
@@ -289,9 +318,9 @@ COHERE2_VISION = Family(
 FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
-        LLAVA, VIPLLAVA, LLAVA_NEXT, LLAVA_ONEVISION, QWEN2_VL, QWEN2_5_VL, QWEN3_VL, QWEN3_VL_MOE,
-        INTERNVL, GEMMA3, PALIGEMMA, MISTRAL3, GLM4V, LLAVA_NEXT_VIDEO, PERCEPTION_LM,
-        IDEFICS3, SMOLVLM, AYA_VISION, COHERE2_VISION,
+        LLAVA, VIPLLAVA, LLAVA_NEXT, LLAVA_ONEVISION, LLAVA_NEXT_VIDEO, QWEN2_VL, QWEN2_5_VL,
+        QWEN3_VL, QWEN3_VL_MOE, QWEN3_5, QWEN3_5_MOE, INTERNVL, GEMMA3, PALIGEMMA, MISTRAL3,
+        GLM4V, GLM4V_MOE, GLM46V, PERCEPTION_LM, IDEFICS3, SMOLVLM, AYA_VISION, COHERE2_VISION,
     )
 }  # fmt: skip
 

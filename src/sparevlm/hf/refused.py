@@ -13,9 +13,8 @@ _CROSS = "its language model reads pictures by cross-attention, not as tokens"
 REASONS: dict[str, str] = {
     **dict.fromkeys(
         (
-            "qwen3_5", "qwen3_5_moe",
             "qwen4_exp", "qwen2_5_omni", "qwen2_5_omni_thinker", "qwen3_omni_moe",
-            "qwen3_omni_moe_thinker", "glm4v_moe", "glm46v", "glm_ocr", "glmga",
+            "qwen3_omni_moe_thinker", "glm_ocr", "glmga",
             "ernie4_5_vl_moe", "exaone4_5", "hunyuan_vl", "hyperclovax_vision_v2", "paddleocr_vl",
             "cohere_compass", "cosmos3_edge", "cosmos3_omni", "minicpmv4_7",
         ),
