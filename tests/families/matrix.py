@@ -62,6 +62,8 @@ def by_hand(family, inputs, report, original):
     ids = inputs["input_ids"][0]
     embedded = model.get_input_embeddings()(ids.clamp(max=len(family.processor.tokenizer) - 1))
     columns, rows, levels = visual_rows(family, inputs)
+    for token, mark in picture_marks(family, inputs).items():
+        embedded[ids == token] = mark.to(embedded)
     embedded[columns] = rows.to(embedded)
     keep, first = set(range(len(ids))), 0
     for picture in report:
@@ -98,6 +100,16 @@ def by_hand(family, inputs, report, original):
         words["deepstack_visual_embeds"] = [level[chosen] for level in levels]
         words["visual_pos_masks"] = torch.tensor([[column in seen for column in kept]])
     return model.lm_head(model.model.language_model(**words).last_hidden_state)
+
+
+def picture_marks(family, inputs):
+    """Embeddings of marks that the vision tower learnt, as Ovis2's."""
+    model = family.model.base_model
+    tokens = getattr(model, "visual_indicator_token_ids", ())
+    if not tokens:
+        return {}
+    marks = model.get_image_features(inputs["pixel_values"]).visual_indicator_features
+    return dict(zip(tokens, marks, strict=True))
 
 
 def token_kinds(family, inputs):

@@ -315,12 +315,24 @@ COHERE2_VISION = Family(
     text="SigLIP",
     tokens="256 a tile, 1 to 13 tiles",
 )
+OVIS2 = Family(
+    name="Ovis2",
+    model_type="ovis2",
+    classes=("Ovis2ForConditionalGeneration", "Ovis2Model"),
+    hub=("thisisiron/Ovis2-1B-hf", "thisisiron/Ovis2-2B-hf"),
+    positions="original",
+    question=r"(?i)<\|im_(?:start|end)\|>|\b(?:user|assistant|system)\b",
+    projector="",
+    tiled="begin",
+    tokens="256 a tile, 1 to 10 tiles",
+)
 FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
         LLAVA, VIPLLAVA, LLAVA_NEXT, LLAVA_ONEVISION, LLAVA_NEXT_VIDEO, QWEN2_VL, QWEN2_5_VL,
         QWEN3_VL, QWEN3_VL_MOE, QWEN3_5, QWEN3_5_MOE, INTERNVL, GEMMA3, PALIGEMMA, MISTRAL3,
         GLM4V, GLM4V_MOE, GLM46V, PERCEPTION_LM, IDEFICS3, SMOLVLM, AYA_VISION, COHERE2_VISION,
+        OVIS2,
     )
 }  # fmt: skip
 

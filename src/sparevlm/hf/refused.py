@@ -24,8 +24,7 @@ REASONS: dict[str, str] = {
     "granite4_vision": _QUERIES,
     **dict.fromkeys(("chameleon", "emu3", "janus"), _CODES),
     **dict.fromkeys(("mllama", "idefics", "evolla"), _CROSS),
-    "ovis2": "the embeddings of its picture marks come with the features, which is not tested yet",
-    "llama4": "its features are projected in its own forward, and not where pruning could see them",
+    "llama4": "its forward projects the features itself, after the place where pruned ones come in",
 }  # fmt: skip
 
 
