@@ -44,6 +44,22 @@ def llava() -> Made:
     return Made("llava", model, processor)
 
 
+def llava_interleave() -> Made:
+    tokenizer = make_tokenizer("<|im_start|>", "<|im_end|>", image_token="<image>")
+    config = tf.LlavaConfig(
+        vision_config=tf.SiglipVisionConfig(**vision_settings(vision_use_head=False)),
+        text_config=tf.Qwen2Config(**text_settings(tokenizer)),
+        image_token_index=tokenizer.image_token_id, vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+    )  # fmt: skip
+    processor = tf.LlavaProcessor(
+        tf.SiglipImageProcessorPil(**SQUARE), tokenizer, patch_size=14,
+        vision_feature_select_strategy="full", num_additional_image_tokens=0,
+    )  # fmt: skip
+    model = finished(lambda: tf.LlavaForConditionalGeneration(config))
+    return Made("llava_interleave", model, processor)
+
+
 def vipllava() -> Made:
     tokenizer = make_tokenizer(image_token="<image>")
     config = tf.VipLlavaConfig(
@@ -241,7 +257,7 @@ def aya_vision() -> Made:
 BUILDERS: dict[str, Callable[[], Made]] = {
     f.__name__: f
     for f in (
-        llava, vipllava, llava_next, llava_next_mistral, llava_onevision, internvl, gemma3,
-        paligemma, mistral3, cohere2_vision, aya_vision,
+        llava, llava_interleave, vipllava, llava_next, llava_next_mistral, llava_onevision,
+        internvl, gemma3, paligemma, mistral3, cohere2_vision, aya_vision,
     )
 }  # fmt: skip

@@ -79,13 +79,19 @@ class Family:
 
 
 LLAVA = Family(
-    name="LLaVA-1.5",
+    name="LLaVA-1.5 and LLaVA-Interleave",
     model_type="llava",
     classes=("LlavaForConditionalGeneration", "LlavaModel"),
-    hub=("llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-13b-hf"),
+    hub=(
+        "llava-hf/llava-1.5-7b-hf",
+        "llava-hf/llava-1.5-13b-hf",
+        "llava-hf/llava-interleave-qwen-0.5b-hf",
+        "llava-hf/llava-interleave-qwen-7b-hf",
+    ),
     positions="original",
-    text="CLIP",
-    tokens="576",
+    question=r"(?i)\b(?:user|assistant|system)(?:\s*:|\n)|\[/?INST\]",
+    text="CLIP (Interleave: SigLIP)",
+    tokens="576 (Interleave: 729)",
 )
 VIPLLAVA = Family(
     name="ViP-LLaVA",
@@ -114,7 +120,6 @@ LLAVA_ONEVISION = Family(
     hub=(
         "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
         "llava-hf/llava-onevision-qwen2-7b-ov-hf",
-        "llava-hf/llava-interleave-qwen-0.5b-hf",
     ),
     video="tokens",
     positions="original",
