@@ -19,6 +19,8 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from sparevlm.bench_command import add_bench
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -127,6 +129,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=f"sparevlm {_version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     ask = _add_ask(commands)
+    add_bench(commands, _keep, _quiet)
     for name, run, words in (
         ("methods", _methods, "list the pruning methods and their settings"),
         ("models", _models, "list the model families that are supported"),

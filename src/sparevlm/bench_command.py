@@ -1,0 +1,103 @@
+"""``sparevlm bench``: accuracy of methods at several budgets, on scenes or a user's questions."""
+
+from __future__ import annotations
+
+import argparse
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+KEEPS = "33.3%,22.2%,11.1%,5.6%"
+
+
+def add_bench(commands: Any, budget: Any, quiet: Any) -> None:
+    """Add the command; `budget` reads one budget, and in `quiet()` loading says nothing."""
+    bench = commands.add_parser(
+        "bench",
+        help="measure accuracy with pruning, beside controls",
+        description="Ask a model many questions with each method at each budget, with all tokens, "
+        "with no picture and with the controls; a run that was stopped goes on where it was.",
+        epilog="example: sparevlm bench --methods spare,divprune --keep 22,11 --limit 500 "
+        "--out out/bench",
+        allow_abbrev=False,
+    )
+    add = bench.add_argument
+    add("--model", default="pocket", metavar="NAME", help="see 'sparevlm ask' (default: pocket)")
+    add(
+        "--task",
+        default="pocket:test",
+        metavar="TASK",
+        help="pocket:test, pocket:validation, or a .jsonl or .parquet file with image, question, "
+        "answer and perhaps skill (default: %(default)s)",
+    )
+    add("--methods", default="spare", metavar="A,B", help="names, or all (default: spare)")
+    add(
+        "--keep",
+        default=KEEPS,
+        metavar="K,K",
+        help="budgets: tokens, or shares of them (default: %(default)s)",
+    )
+    add("--limit", type=int, metavar="N", help="questions (default: 2000 scenes, a whole file)")
+    add("--seeds", type=int, default=3, metavar="N", help="draws of methods that draw (default: 3)")
+    add("--batch", type=int, default=25, metavar="N", help="questions at a time (default: 25)")
+    add("--max-new-tokens", type=int, default=16, metavar="N", help="longest answer (default: 16)")
+    add("--relevance", default="auto", choices=("auto", "clip", "llm", "none"), help="see ask")
+    add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), help="of the model")
+    add("--device", metavar="NAME", help="cpu, cuda, ... (default: an accelerator)")
+    add("--out", required=True, type=Path, metavar="DIR", help="folder for answers and report")
+    bench.set_defaults(run=lambda args: _bench(args, budget, quiet))
+
+
+def _bench(args: argparse.Namespace, budget: Any, quiet: Any) -> str:
+    missing = [name for name in ("scipy", "tqdm") if find_spec(name) is None]
+    if missing:
+        raise ValueError(f"bench needs {' and '.join(missing)}: pip install 'sparevlm[bench]'")
+    for name in ("limit", "seeds", "batch", "max_new_tokens"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} {value}: it must be at least 1")
+
+    from sparevlm import evaluation, hf
+    from sparevlm.methods import list_methods
+
+    names = list_methods() if args.methods == "all" else args.methods.split(",")
+    keeps = [budget(part) for part in args.keep.split(",")]
+    settings = evaluation.make_settings([name.strip() for name in names], keeps, args.seeds)
+    items, odd = _items(args)
+    with quiet():
+        model, processor = hf.load(args.model, dtype=args.dtype, device=args.device)
+        about = {
+            "model": args.model,
+            "task": args.task,
+            "questions": len(items),
+            "relevance": args.relevance,
+            "max_new_tokens": args.max_new_tokens,
+            "dtype": str(model.dtype),
+        }
+        answers, unread = evaluation.run(
+            model,
+            processor,
+            items,
+            settings,
+            args.out,
+            about=about,
+            batch=args.batch,
+            max_new_tokens=args.max_new_tokens,
+            options={"tokenizer": processor.tokenizer, "relevance": args.relevance},
+        )
+    found = evaluation.results(items, settings, answers, odd | unread, about)
+    evaluation.write_report(found, args.out)
+    left = len(found["left_out"])
+    said = f"{left} questions were left out, see report.md; " if left else ""
+    return f"{said}written: {args.out / 'report.md'}, {args.out / 'results.json'}"
+
+
+def _items(args: argparse.Namespace) -> Any:
+    from sparevlm.evaluation import pocket_items, read_items
+
+    kind, _, split = args.task.partition(":")
+    if kind != "pocket":
+        return read_items(args.task, args.limit)
+    if split not in ("test", "validation"):
+        raise ValueError(f"--task {args.task}: give pocket:test, pocket:validation, or a file")
+    return pocket_items(split, args.limit or 2000), {}

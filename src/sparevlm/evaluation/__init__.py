@@ -1,0 +1,17 @@
+"""Accuracy of models with and without pruning: tasks, the loop, statistics and a report."""
+
+from sparevlm.evaluation.loop import Answered, Setting, make_settings, run
+from sparevlm.evaluation.report import results, write_report
+from sparevlm.evaluation.tasks import Item, pocket_items, read_items
+
+__all__ = [
+    "Answered",
+    "Item",
+    "Setting",
+    "make_settings",
+    "pocket_items",
+    "read_items",
+    "results",
+    "run",
+    "write_report",
+]

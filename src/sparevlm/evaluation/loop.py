@@ -1,0 +1,250 @@
+"""Asking every question with every method and budget; a killed run goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import StoppingCriteria
+
+from sparevlm.evaluation.tasks import Item
+from sparevlm.methods import PruningMethod, get_method, method_class
+from sparevlm.tokens import is_integer
+
+CONTROLS = ("random", "uniform", "average-pool")
+ANSWERS, RUN = "answers.jsonl", "run.json"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way of answering: a method with its budget; None: all tokens."""
+
+    name: str
+    budget: str
+    seed: int
+    method: PruningMethod | None
+
+    @property
+    def key(self) -> str:
+        """What tells it from the others in a run."""
+        return f"{self.name} {self.budget} {self.seed}" if self.budget else self.name
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What was said to one question, and what it took.
+
+    Attributes
+    ----------
+    setting : str
+        `Setting.key`.
+    row : int
+    said : str
+    before, after : int
+        Visual tokens.
+    selection_ms, first_ms : float
+        Selection, and everything to the first new token, for this question's share of its batch.
+    residual : float
+        Relative squared residual of the kept tokens.
+    """
+
+    setting: str
+    row: int
+    said: str
+    before: int
+    after: int
+    selection_ms: float
+    first_ms: float
+    residual: float
+
+
+def make_settings(
+    methods: Sequence[str], keeps: Sequence[int | float], seeds: int
+) -> list[Setting]:
+    """All tokens, no picture, then each method and control at each budget; draws `seeds` times.
+
+    Raises
+    ------
+    ValueError
+        If there is no such method.
+    """
+    found = [
+        Setting("all tokens", "", 0, None),
+        Setting("no-image", "", 0, get_method("no-image", 1)),
+    ]
+    names = [method_class(name).name for name in methods]
+    for keep in keeps:
+        for name in dict.fromkeys([*names, *CONTROLS]):
+            if name == "no-image":
+                continue
+            draws = "seed" in method_class(name).__dataclass_fields__
+            for seed in range(seeds if draws else 1):
+                method = get_method(name, keep, **({"seed": seed} if draws else {}))
+                found.append(Setting(name, _written(keep), seed, method))
+    return found
+
+
+def _written(keep: int | float) -> str:
+    return f"{keep}" if is_integer(keep) else f"{100 * keep:.4g}%"
+
+
+class _FirstToken(StoppingCriteria):
+    """Notes when the first new token is there."""
+
+    def __init__(self) -> None:
+        self.when = 0.0
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> Any:
+        self.when = self.when or time.perf_counter()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+def run(
+    model: Any,
+    processor: Any,
+    items: Sequence[Item],
+    settings: Sequence[Setting],
+    out: Path,
+    *,
+    about: dict[str, Any],
+    batch: int = 25,
+    max_new_tokens: int = 16,
+    options: dict[str, Any] | None = None,
+) -> tuple[list[Answered], dict[int, str]]:
+    """Answer what is not answered yet in `out`, and return all of it.
+
+    Parameters
+    ----------
+    about : dict
+        What the run is of; a folder that holds another run is refused.
+    options : dict or None
+        For `attach`.
+
+    Returns
+    -------
+    answers : list of Answered
+    odd : dict
+        Row -> why it was left out: its picture could not be read.
+
+    Raises
+    ------
+    ValueError
+        If `out` holds the answers of another run.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    _check_same(out / RUN, about)
+    done = {(a.setting, a.row): a for a in _read(out / ANSWERS)}
+    odd: dict[int, str] = {}
+    todo = [(s, [i for i in items if (s.key, i.row) not in done]) for s in settings]
+    with (
+        (out / ANSWERS).open("a", encoding="utf-8") as lines,
+        tqdm(total=sum(len(left) for _, left in todo), unit="question", disable=None) as bar,
+    ):
+        for setting, left in todo:
+            method = setting.method
+            pruning = method.attach(model, **(options or {})) if method else nullcontext()
+            bar.set_description(setting.key)
+            with pruning as handle:
+                for start in range(0, len(left), batch):
+                    some = left[start : start + batch]
+                    for found in _ask(model, processor, some, setting, handle, odd, max_new_tokens):
+                        done[found.setting, found.row] = found
+                        lines.write(json.dumps(asdict(found)) + "\n")
+                    lines.flush()
+                    bar.update(len(some))
+    return [a for a in done.values() if a.row not in odd], odd
+
+
+def _ask(
+    model: Any,
+    processor: Any,
+    items: Sequence[Item],
+    setting: Setting,
+    handle: Any,
+    odd: dict[int, str],
+    max_new_tokens: int,
+) -> Iterator[Answered]:
+    pictures, asked = [], []
+    for item in items:
+        if item.row in odd:
+            continue
+        try:
+            pictures.append(item.picture())
+            asked.append(item)
+        except (ValueError, OSError) as error:
+            odd[item.row] = " ".join(str(error).split())
+    if not asked:
+        return
+    prompts = [_prompt(processor, item.question) for item in asked]
+    processor.tokenizer.padding_side = "left"
+    inputs = processor(images=pictures, text=prompts, padding=True, return_tensors="pt")
+    inputs = inputs.to(model.device, model.dtype)
+    clock, began = _FirstToken(), time.perf_counter()
+    ids = model.generate(
+        **inputs,
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=max_new_tokens,
+        stopping_criteria=[clock],
+    )
+    first = 1000 * (clock.when - began) / len(asked)
+    new = ids[:, inputs["input_ids"].shape[1] :]
+    texts = processor.tokenizer.batch_decode(new, skip_special_tokens=True)
+    tokens = int((inputs["input_ids"] == model.config.image_token_id).sum()) // len(asked)
+    for row, (item, text) in enumerate(zip(asked, texts, strict=True)):
+        seen = [picture for picture in handle.report if picture.row == row] if handle else []
+        yield Answered(
+            setting=setting.key,
+            row=item.row,
+            said=text.strip(),
+            before=sum(p.before for p in seen) if handle else tokens,
+            after=sum(p.after for p in seen) if handle else tokens,
+            selection_ms=sum(p.milliseconds for p in seen),
+            first_ms=first,
+            residual=sum(p.residual for p in seen) / max(len(seen), 1),
+        )
+
+
+def _prompt(processor: Any, question: str) -> str:
+    content = [{"type": "image"}, {"type": "text", "text": question}]
+    chat = [{"role": "user", "content": content}]
+    prompt: str = processor.apply_chat_template(chat, add_generation_prompt=True)
+    return prompt
+
+
+def _read(path: Path) -> Iterator[Answered]:
+    """The answers written so far; a line that a killed run left unfinished is dropped."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            kept.append(Answered(**json.loads(line)))
+        except (json.JSONDecodeError, TypeError):
+            continue
+    text = "".join(json.dumps(asdict(answer)) + "\n" for answer in kept)
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+    yield from kept
+
+
+def _check_same(path: Path, about: dict[str, Any]) -> None:
+    if not path.exists():
+        path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        return
+    there = json.loads(path.read_text(encoding="utf-8"))
+    changed = [name for name in about if there.get(name) != json.loads(json.dumps(about[name]))]
+    if changed:
+        name = changed[0]
+        raise ValueError(
+            f"{path.parent} holds a run with {name} {there.get(name)!r}, and this one has "
+            f"{about[name]!r}: give another folder"
+        )

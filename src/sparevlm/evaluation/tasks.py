@@ -1,0 +1,152 @@
+"""Questions about pictures with known answers: the pocket model's scenes, or a user's file."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from sparevlm.images import open_picture
+
+COLUMNS = ("image", "question", "answer")
+
+
+@dataclass(frozen=True)
+class Item:
+    """A question about a picture.
+
+    Attributes
+    ----------
+    row : int
+        Its place in the task, from 0.
+    question : str
+    answers : tuple of str
+        Each of them is right.
+    skill : str
+        What it asks for; "" where the task does not say.
+    picture : callable
+        Opens the picture; raises ValueError where it cannot.
+    """
+
+    row: int
+    question: str
+    answers: tuple[str, ...]
+    skill: str
+    picture: Callable[[], Image.Image]
+
+
+def pocket_items(split: str, limit: int) -> list[Item]:
+    """The first `limit` questions about drawn scenes."""
+    from sparevlm.pocket.questions import sample
+
+    def item(row: int) -> Item:
+        scene, question = sample(split, row)
+        return Item(row, question.text, (question.answer,), question.skill, scene.picture)
+
+    return [item(row) for row in range(limit)]
+
+
+def read_items(path: str | Path, limit: int | None = None) -> tuple[list[Item], dict[int, str]]:
+    """Read a task from a .jsonl or .parquet file.
+
+    Each row has an image (a path, beside the file if relative; in parquet also bytes), a question,
+    an answer (text, or a list of texts that are all right) and perhaps a skill.
+
+    Returns
+    -------
+    items : list of Item
+    odd : dict
+        Row number -> why the row is left out.
+
+    Raises
+    ------
+    ValueError
+        If the file is of another kind, lacks a column, or no row of it can be used.
+    """
+    path = Path(path)
+    kinds = {".jsonl": _jsonl, ".parquet": _parquet}
+    if path.suffix not in kinds:
+        raise ValueError(f"{path} is neither .jsonl nor .parquet: give one of these")
+    items, odd = [], {}
+    for row, given in kinds[path.suffix](path):
+        if limit is not None and row >= limit:
+            break
+        if isinstance(given, str):
+            odd[row] = given
+            continue
+        missing = [name for name in COLUMNS if given.get(name) is None]
+        if missing and row == 0:
+            raise ValueError(
+                f"{path} has no {' and no '.join(missing)} in its first row: it needs "
+                f"{', '.join(COLUMNS)}"
+            )
+        why = f"it has no {missing[0]}" if missing else _odd(given)
+        if why:
+            odd[row] = why
+            continue
+        answer = given["answer"]
+        answers = (answer,) if isinstance(answer, str) else tuple(answer)
+        skill = str(given.get("skill") or "")
+        picture = _opener(given["image"], path.parent)
+        items.append(Item(row, given["question"], answers, skill, picture))
+    if not items:
+        why = f": row {min(odd)}: {odd[min(odd)]}" if odd else ""
+        raise ValueError(f"{path} holds no question that can be asked{why}")
+    return items, odd
+
+
+def _odd(given: dict[str, Any]) -> str:
+    if not isinstance(given["question"], str):
+        return "its question is no text"
+    answer = given["answer"]
+    several = list(answer) if isinstance(answer, list | tuple) else [answer]
+    if not several or not all(isinstance(one, str) for one in several):
+        return f"its answer {answer!r} is no text"
+    return ""
+
+
+def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
+    row = 0
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            if not line.strip():
+                continue
+            try:
+                found = json.loads(line)
+            except json.JSONDecodeError as error:
+                found = f"it is no JSON ({error})"
+            yield row, found if isinstance(found, dict | str) else "it is no JSON object"
+            row += 1
+
+
+def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise ValueError("reading parquet needs pyarrow: pip install pyarrow") from None
+    row = 0
+    for batch in parquet.ParquetFile(path).iter_batches(64):
+        for found in batch.to_pylist():
+            yield row, found
+            row += 1
+
+
+def _opener(image: Any, folder: Path) -> Callable[[], Image.Image]:
+    def picture() -> Image.Image:
+        data = image.get("bytes") if isinstance(image, dict) else image
+        if isinstance(data, bytes):
+            try:
+                return Image.open(io.BytesIO(data)).convert("RGB")
+            except (OSError, ValueError) as error:
+                raise ValueError(f"its picture cannot be read ({error})") from error
+        name = image.get("path") if isinstance(image, dict) else image
+        if not isinstance(name, str):
+            raise ValueError("its image is neither a path nor bytes")
+        return open_picture(str(folder / name))
+
+    return picture

@@ -1,0 +1,165 @@
+"""The bench: what it asks, what it writes, and that a stopped run goes on."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sparevlm import cli
+from sparevlm.evaluation import loop, read_items
+from sparevlm.evaluation.statistics import interval, relative, same, yes_no_f1
+from sparevlm.pocket.questions import sample
+
+
+def bench(out, *words):
+    return cli.main(["bench", "--out", str(out), "--batch", "10", *map(str, words)])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("bench")
+    assert bench(out, "--limit", 20, "--keep", "49,12", "--methods", "spare,divprune") == 0
+    return out
+
+
+def test_what_a_run_writes(finished):
+    found = json.loads((finished / "results.json").read_text())
+    assert found["schema"] == 1 and found["questions"] == 20 and found["left_out"] == {}
+    by = {(s["method"], s["budget"]): s for s in found["settings"]}
+    assert set(by) == {("all tokens", ""), ("no-image", "")} | {
+        (name, keep)
+        for name in ("spare", "divprune", "random", "uniform", "average-pool")
+        for keep in ("49", "12")
+    }
+    full, blind, few = by["all tokens", ""], by["no-image", ""], by["spare", "12"]
+    assert full["accuracy"] >= 0.75 and full["accuracy"] > blind["accuracy"] < few["accuracy"]
+    assert full["tokens"] == 196 and few["tokens"] == 12 and blind["tokens"] == 0
+    assert full["relative"] == 1 and full["relative_above_no_image"] == 1
+    assert blind["relative_above_no_image"] == 0 and full["agreement"] == 1
+    assert by["random", "12"]["seeds"] == 3 and few["seeds"] == 1
+    assert few["residual"] > by["spare", "49"]["residual"] > 0 == full["residual"]
+    assert few["selection_ms"] > 0 and few["first_token_ms"] > few["selection_ms"]
+    mean, low, high = few["against"]["random"]
+    assert low <= mean <= high and mean == pytest.approx(
+        few["accuracy"] - by["random", "12"]["accuracy"]
+    )
+    skills = {sample("test", i)[1].skill for i in range(20)}
+    assert set(few["skills"]) == skills
+    report = (finished / "report.md").read_text()
+    assert report.count("\n| ") == 1 + len(by) and "| divprune | 12 |" in report
+
+
+def test_every_answer_is_written_and_counted(finished):
+    lines = [json.loads(line) for line in (finished / "answers.jsonl").read_text().splitlines()]
+    assert len(lines) == 20 * (2 + 2 * (4 + 3))
+    full = {line["row"]: line["said"] for line in lines if line["setting"] == "all tokens"}
+    found = json.loads((finished / "results.json").read_text())
+    right = [full[i] == sample("test", i)[1].answer for i in range(20)]
+    assert found["settings"][0]["accuracy"] == pytest.approx(np.mean(right))
+
+
+def test_a_killed_run_goes_on(finished, tmp_path, monkeypatch):
+    whole = (finished / "answers.jsonl").read_text()
+    (tmp_path / "run.json").write_text((finished / "run.json").read_text())
+    lines = whole.splitlines(keepends=True)
+    (tmp_path / "answers.jsonl").write_text("".join(lines[:151]) + lines[151][:30])
+    asked = []
+    real = loop._ask
+    monkeypatch.setattr(loop, "_ask", lambda *a: asked.extend(i.row for i in a[2]) or real(*a))
+    assert bench(tmp_path, "--limit", 20, "--keep", "49,12", "--methods", "spare,divprune") == 0
+    assert len(asked) == len(lines) - 151  # nothing twice
+    said = {(a["setting"], a["row"]): a["said"] for a in map(json.loads, lines)}
+    again = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert {(a["setting"], a["row"]): a["said"] for a in again} == said and len(again) == len(said)
+    a, b = (json.loads((o / "results.json").read_text()) for o in (finished, tmp_path))
+    for one, other in zip(a["settings"], b["settings"], strict=True):
+        assert one["accuracy"] == other["accuracy"] and one["against"] == other["against"]
+
+
+def test_another_run_in_the_folder(finished, capsys):
+    before = (finished / "answers.jsonl").read_text()
+    assert bench(finished, "--limit", 30) == 2
+    assert "holds a run with questions 20, and this one has 30" in capsys.readouterr().err
+    assert (finished / "answers.jsonl").read_text() == before
+
+
+def write_task(folder, rows):
+    for i in range(4):
+        sample("test", i)[0].picture().save(folder / f"{i}.png")
+    path = folder / "task.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def row(i, **more):
+    question = sample("test", i)[1]
+    return {"image": f"{i}.png", "question": question.text, "answer": question.answer} | more
+
+
+def test_a_file_of_the_users_with_odd_rows(tmp_path, capsys):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    rows = [row(0), row(1, answer=3), row(2, image="broken.png"), row(3), row(2, question=None)]
+    path = write_task(tmp_path, rows)
+    words = ("--task", path, "--keep", "12", "--seeds", 1)
+    assert bench(tmp_path / "out", *words) == 0
+    assert "3 questions were left out" in capsys.readouterr().out
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert found["questions"] == 2 and set(found["left_out"]) == {"1", "2", "4"}
+    assert "answer 3 is no text" in found["left_out"]["1"]
+    assert "broken.png" in found["left_out"]["2"] and "no question" in found["left_out"]["4"]
+    assert "row 2: " in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_parquet(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    path = write_task(tmp_path, [])
+    data = (tmp_path / "0.png").read_bytes()
+    rows = [row(0) | {"image": {"bytes": data, "path": None}, "skill": "x"}]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path.with_suffix(".parquet"))
+    items, odd = read_items(path.with_suffix(".parquet"))
+    assert not odd and items[0].skill == "x" and items[0].question == row(0)["question"]
+    assert np.array_equal(
+        np.asarray(items[0].picture()), np.asarray(Image.open(tmp_path / "0.png").convert("RGB"))
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--methods", "bogus"), "no method is named 'bogus'"),
+        (("--keep", "many"), "keep='many' is no budget"),
+        (("--task", "pocket:train"), "pocket:test"),
+        (("--task", "task.csv"), "neither .jsonl nor .parquet"),
+        (("--task", "none.jsonl"), "none.jsonl"),
+        (("--limit", "0"), "--limit 0: it must be at least 1"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, capsys, words, said):
+    assert bench(tmp_path / "out", *words) == 2
+    err = capsys.readouterr().err
+    assert said in err and err.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_missing_columns_are_named(tmp_path, capsys):
+    path = tmp_path / "task.jsonl"
+    path.write_text('{"picture": "a.png", "question": "what ?"}\n')
+    assert bench(tmp_path / "out", "--task", path) == 2
+    assert "has no image and no answer in its first row" in capsys.readouterr().err
+
+
+def test_statistics():
+    assert same(" Red triangle.", ("red triangle",)) and not same("red", ("red triangle",))
+    assert relative(0.6, 0.8, 0.4) == pytest.approx((0.75, 0.5))
+    assert relative(0.1, 0.0, 0.0) == (None, None)
+    ours, theirs = np.array([1.0] * 60 + [0.0] * 40), np.array([1.0] * 50 + [0.0] * 50)
+    mean, low, high = interval(ours, theirs)
+    assert mean == pytest.approx(0.1) and 0.03 < low < 0.1 < high < 0.17
+    assert interval(ours, ours) == (0, 0, 0)
+    said, answers = ["yes", "yes", "no", "no", "red"], ["yes", "no", "yes", "no", "red"]
+    assert yes_no_f1(said, answers) == pytest.approx(0.5)
+    assert yes_no_f1(["red"], ["red"]) is None
