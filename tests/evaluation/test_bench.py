@@ -13,6 +13,8 @@ from sparevlm.evaluation import loop, read_items
 from sparevlm.evaluation.statistics import interval, relative, same, yes_no_f1
 from sparevlm.pocket.questions import sample
 
+PLOTS = ("accuracy", "residual")
+
 
 def bench(out, *words):
     return cli.main(["bench", "--out", str(out), "--batch", "10", *map(str, words)])
@@ -48,6 +50,12 @@ def test_what_a_run_writes(finished):
     )
     skills = {sample("test", i)[1].skill for i in range(20)}
     assert set(few["skills"]) == skills
+    page = (finished / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 2 and page.count("<tr>") == 1 + len(by)
+    assert "http" not in page and all(
+        Image.open(finished / f"{n}.png").size[0] > 900 for n in PLOTS
+    )
+    assert not list(finished.glob("*.partial"))
     report = (finished / "report.md").read_text()
     assert report.count("\n| ") == 1 + len(by) and "| divprune | 12 |" in report
 

@@ -1,15 +1,20 @@
-"""A run as numbers (results.json) and as a table (report.md)."""
+"""A run as numbers (results.json), as a table (report.md) and with plots (report.html)."""
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from sparevlm.evaluation.loop import Answered, Setting
+from sparevlm.evaluation.plots import accuracy_plot, residual_plot
 from sparevlm.evaluation.statistics import interval, relative, same, yes_no_f1
 from sparevlm.evaluation.tasks import Item
 
@@ -84,46 +89,121 @@ def _by_skill(items: Sequence[Item], outcome: Any) -> dict[str, float]:
 
 
 def write_report(found: dict[str, Any], out: Path) -> None:
-    """Write results.json and report.md, each under another name first."""
-    for name, text in (
-        ("results.json", json.dumps(found, indent=1) + "\n"),
-        ("report.md", markdown(found)),
-    ):
+    """Write results.json, report.md, the plots and report.html, each under another name first."""
+    plots = {"accuracy.png": accuracy_plot(found), "residual.png": residual_plot(found)}
+    drawn = {name: _png(figure) for name, figure in plots.items()}
+    files = {
+        "results.json": (json.dumps(found, indent=1) + "\n").encode(),
+        "report.md": markdown(found).encode(),
+        **drawn,
+        "report.html": page(found, drawn).encode(),
+    }
+    for name, data in files.items():
         partial = out / f"{name}.partial"
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(data)
         partial.replace(out / name)
 
 
+def _png(figure: Figure) -> bytes:
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=150)
+    return data.getvalue()
+
+
+def page(found: dict[str, Any], plots: dict[str, bytes]) -> str:
+    """The report as one HTML file, plots inside."""
+    head, rows = table(found)
+    title = html.escape(f"{found['about']['task']}, {found['about']['model']}")
+    cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n"
+        for row in rows
+    )
+    pictures = "".join(
+        f'<img alt="{html.escape(name)}" src="data:image/png;base64,'
+        f'{base64.b64encode(data).decode()}">\n'
+        for name, data in plots.items()
+    )
+    left = "".join(
+        f"<li>row {row}: {html.escape(why)}</li>" for row, why in found["left_out"].items()
+    )
+    return _PAGE.format(
+        title=title,
+        words=html.escape(_words(found)),
+        pictures=pictures,
+        head=cells,
+        body=body,
+        left=f"<h2>Left out</h2><ul>{left}</ul>" if left else "",
+    )
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>{title}</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem; color: #222; }}
+img {{ max-width: 100%; width: 46rem; display: block; margin: 1rem 0; }}
+div {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #ddd; }}
+th:first-child, td:first-child {{ text-align: left; }}
+</style>
+<h1>{title}</h1>
+<p>{words}</p>
+{pictures}
+<div><table><thead><tr>{head}</tr></thead><tbody>
+{body}</tbody></table></div>
+{left}
+</html>
+"""
+
+
 def markdown(found: dict[str, Any]) -> str:
-    """A table: one line a method and budget, in percent."""
+    """The report as text: one line a method and budget, in percent."""
+    head, rows = table(found)
+    lines = [
+        f"# {found['about']['task']}, {found['about']['model']}",
+        "",
+        _words(found),
+        "",
+        "| " + " | ".join(head) + " |",
+        "|" + "---|" * len(head),
+        *("| " + " | ".join(row) + " |" for row in rows),
+    ]
+    if found["left_out"]:
+        lines += ["", "Left out:", ""]
+        lines += [f"- row {row}: {why}" for row, why in found["left_out"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def _words(found: dict[str, Any]) -> str:
+    return (
+        f"{found['questions']:,} questions; accuracy in percent. Differences are on the same "
+        "questions, with 95 % paired bootstrap intervals. Milliseconds are a question's share of "
+        "its batch, and of selection alone."
+    )
+
+
+def table(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Column names, and one row of cells a method and budget."""
     skills = list(dict.fromkeys(skill for s in found["settings"] for skill in s["skills"]))
     head = [
         "kept by", "budget", "tokens", "all", "of unpruned", "above no image", "from SPARE",
         "from random", "agrees", "residual", "selection ms", "first token ms", *skills,
     ]  # fmt: skip
-    lines = [
-        f"# {found['about']['task']}, {found['about']['model']}",
-        "",
-        f"{found['questions']:,} questions; accuracy in percent. Differences are on the same "
-        "questions, with 95 % paired bootstrap intervals. Milliseconds are a question's share of "
-        "its batch, and of selection alone.",
-        "",
-        "| " + " | ".join(head) + " |",
-        "|" + "---|" * len(head),
-    ]
-    for s in found["settings"]:
-        cells = [
+    rows = [
+        [
             s["method"], s["budget"], f"{s['tokens']:.0f}", _percent(s["accuracy"]),
             _percent(s["relative"]), _percent(s["relative_above_no_image"]),
             *(_difference(s["against"].get(other)) for other in _AGAINST),
             _percent(s["agreement"]), f"{s['residual']:.3f}", f"{s['selection_ms']:.1f}",
             f"{s['first_token_ms']:.1f}", *(_percent(s["skills"].get(skill)) for skill in skills),
-        ]  # fmt: skip
-        lines.append("| " + " | ".join(cells) + " |")
-    if found["left_out"]:
-        lines += ["", "Left out:", ""]
-        lines += [f"- row {row}: {why}" for row, why in found["left_out"].items()]
-    return "\n".join(lines) + "\n"
+        ]
+        for s in found["settings"]
+    ]  # fmt: skip
+    return head, rows
 
 
 def _percent(value: float | None) -> str:

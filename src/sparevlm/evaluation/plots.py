@@ -1,0 +1,74 @@
+"""Pictures of a run: accuracy against tokens, and against the error of reconstruction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from matplotlib.figure import Figure
+
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
+_MARKS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def accuracy_plot(found: dict[str, Any]) -> Figure:
+    """Accuracy against visual tokens, a line a method; all tokens and no picture as levels."""
+    figure = Figure(figsize=(7.5, 4.8), layout="constrained")
+    axes = figure.subplots()
+    for i, (name, points) in enumerate(_by_method(found).items()):
+        points = sorted(points, key=lambda s: s["tokens"])
+        axes.plot(
+            [s["tokens"] for s in points],
+            [100 * s["accuracy"] for s in points],
+            color=_COLORS[i % len(_COLORS)],
+            marker=_MARKS[i % len(_MARKS)],
+            markersize=5,
+            linewidth=1.5,
+            label=name,
+        )
+    for name, style in (("all tokens", "--"), ("no-image", ":")):
+        level = next(100 * s["accuracy"] for s in found["settings"] if s["method"] == name)
+        axes.axhline(level, color="#666666", linestyle=style, linewidth=1, label=name)
+    axes.set_xscale("log")
+    ticks = sorted({round(s["tokens"]) for points in _by_method(found).values() for s in points})
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("visual tokens kept")
+    axes.set_ylabel("right answers (%)")
+    axes.grid(True, axis="y", color="#dddddd", linewidth=0.8)
+    _finish(axes)
+    return figure
+
+
+def residual_plot(found: dict[str, Any]) -> Figure:
+    """Accuracy against the relative squared residual, a point a method and budget."""
+    figure = Figure(figsize=(7.5, 4.8), layout="constrained")
+    axes = figure.subplots()
+    for i, (name, points) in enumerate(_by_method(found).items()):
+        axes.plot(
+            [s["residual"] for s in points],
+            [100 * s["accuracy"] for s in points],
+            color=_COLORS[i % len(_COLORS)],
+            marker=_MARKS[i % len(_MARKS)],
+            linestyle="none",
+            label=name,
+        )
+    axes.set_xscale("symlog", linthresh=1e-3)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("feature energy left unexplained")
+    axes.set_ylabel("right answers (%)")
+    axes.grid(True, color="#dddddd", linewidth=0.8)
+    _finish(axes)
+    return figure
+
+
+def _by_method(found: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for setting in found["settings"]:
+        if setting["budget"]:
+            groups.setdefault(setting["method"], []).append(setting)
+    return groups
+
+
+def _finish(axes: Any) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
