@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 KEEPS = "33.3%,22.2%,11.1%,5.6%"
+SCENES = {"pocket": "plain", "dense": "dense", "pictograms": "pictograms"}
+SPLITS = ("test", "validation")
 
 
 def add_bench(commands: Any, budget: Any, quiet: Any) -> None:
@@ -27,8 +29,8 @@ def add_bench(commands: Any, budget: Any, quiet: Any) -> None:
         "--task",
         default="pocket:test",
         metavar="TASK",
-        help="pocket:test, pocket:validation, or a .jsonl or .parquet file with image, question, "
-        "answer and perhaps skill (default: %(default)s)",
+        help="drawn scenes (pocket:test, dense:test, pictograms:test, or :validation), or a .jsonl "
+        "or .parquet file with image, question, answer and perhaps skill (default: %(default)s)",
     )
     add("--methods", default="spare", metavar="A,B", help="names, or all (default: spare)")
     add(
@@ -74,6 +76,7 @@ def _bench(args: argparse.Namespace, budget: Any, quiet: Any) -> str:
             "max_new_tokens": args.max_new_tokens,
             "dtype": str(model.dtype),
         }
+        gallery = evaluation.make_gallery(items, settings, args.out, processor)
         answers, unread = evaluation.run(
             model,
             processor,
@@ -84,9 +87,10 @@ def _bench(args: argparse.Namespace, budget: Any, quiet: Any) -> str:
             batch=args.batch,
             max_new_tokens=args.max_new_tokens,
             options={"tokenizer": processor.tokenizer, "relevance": args.relevance},
+            draw=gallery.draw,
         )
     found = evaluation.results(items, settings, answers, odd | unread, about)
-    evaluation.write_report(found, args.out)
+    evaluation.write_report(found, args.out, gallery.page(items, settings, answers))
     left = len(found["left_out"])
     said = f"{left} questions were left out, see report.md; " if left else ""
     return f"{said}written: {args.out / 'report.md'}, {args.out / 'results.json'}"
@@ -96,8 +100,8 @@ def _items(args: argparse.Namespace) -> Any:
     from sparevlm.evaluation import pocket_items, read_items
 
     kind, _, split = args.task.partition(":")
-    if kind != "pocket":
+    if kind not in SCENES:
         return read_items(args.task, args.limit)
-    if split not in ("test", "validation"):
-        raise ValueError(f"--task {args.task}: give pocket:test, pocket:validation, or a file")
-    return pocket_items(split, args.limit or 2000), {}
+    if split not in SPLITS:
+        raise ValueError(f"--task {args.task}: give {kind}:{f', {kind}:'.join(SPLITS)}, or a file")
+    return pocket_items(split, args.limit or 2000, SCENES[kind]), {}

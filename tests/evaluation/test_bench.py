@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -11,7 +17,7 @@ from PIL import Image
 from sparevlm import cli
 from sparevlm.evaluation import loop, read_items
 from sparevlm.evaluation.statistics import interval, relative, same, yes_no_f1
-from sparevlm.pocket.questions import sample
+from sparevlm.pocket.questions import sample, skills
 
 PLOTS = ("accuracy", "residual")
 
@@ -29,11 +35,11 @@ def finished(tmp_path_factory):
 
 def test_what_a_run_writes(finished):
     found = json.loads((finished / "results.json").read_text())
-    assert found["schema"] == 1 and found["questions"] == 20 and found["left_out"] == {}
+    assert found["schema"] == 2 and found["questions"] == 20 and found["left_out"] == {}
     by = {(s["method"], s["budget"]): s for s in found["settings"]}
     assert set(by) == {("all tokens", ""), ("no-image", "")} | {
         (name, keep)
-        for name in ("spare", "divprune", "random", "uniform", "average-pool")
+        for name in ("spare", "divprune", "random", "uniform", "average-pool", "downsample")
         for keep in ("49", "12")
     }
     full, blind, few = by["all tokens", ""], by["no-image", ""], by["spare", "12"]
@@ -51,7 +57,10 @@ def test_what_a_run_writes(finished):
     skills = {sample("test", i)[1].skill for i in range(20)}
     assert set(few["skills"]) == skills
     page = (finished / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 2 and page.count("<tr>") == 1 + len(by)
+    assert page.count("data:image/png;base64,") == 2
+    # the gallery: six questions, with all tokens and by each method at the last budget
+    assert page.count("data:image/jpeg;base64,") == 6 * 7 and sample("test", 3)[1].text in page
+    assert page.count("<tr>") == 1 + len(by) + 1 + 6
     assert "http" not in page and all(
         Image.open(finished / f"{n}.png").size[0] > 900 for n in PLOTS
     )
@@ -62,7 +71,7 @@ def test_what_a_run_writes(finished):
 
 def test_every_answer_is_written_and_counted(finished):
     lines = [json.loads(line) for line in (finished / "answers.jsonl").read_text().splitlines()]
-    assert len(lines) == 20 * (2 + 2 * (4 + 3))
+    assert len(lines) == 20 * (2 + 2 * (5 + 3))
     full = {line["row"]: line["said"] for line in lines if line["setting"] == "all tokens"}
     found = json.loads((finished / "results.json").read_text())
     right = [full[i] == sample("test", i)[1].answer for i in range(20)]
@@ -85,6 +94,87 @@ def test_a_killed_run_goes_on(finished, tmp_path, monkeypatch):
     a, b = (json.loads((o / "results.json").read_text()) for o in (finished, tmp_path))
     for one, other in zip(a["settings"], b["settings"], strict=True):
         assert one["accuracy"] == other["accuracy"] and one["against"] == other["against"]
+
+
+WORDS = ("--limit", 30, "--keep", "12", "--methods", "spare", "--seeds", 1, "--batch", 5)
+
+
+def start(out, **how):
+    """The command in a process of its own."""
+    command = [sys.executable, "-m", "sparevlm", "bench", "--out", out, *WORDS]
+    return subprocess.Popen(
+        list(map(str, command)), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **how
+    )
+
+
+def answers(out):
+    """(setting, row) -> said; each once."""
+    lines = [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()]
+    found = {(a["setting"], a["row"]): a["said"] for a in lines}
+    assert len(found) == len(lines)
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    out = tmp_path_factory.mktemp("undisturbed")
+    assert bench(out, *WORDS) == 0
+    return answers(out)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_process_that_is_stopped(tmp_path, undisturbed, how):
+    process = start(tmp_path)
+    path, end = tmp_path / "answers.jsonl", time.monotonic() + 120
+    while not (path.exists() and path.stat().st_size) and time.monotonic() < end:
+        time.sleep(0.01)
+    process.send_signal(how)
+    err = process.communicate()[1]
+    assert process.returncode == (-9 if how == signal.SIGKILL else 130)
+    assert "Traceback" not in err
+    before = path.read_text()
+    assert before and not (tmp_path / "results.json").exists()
+    assert bench(tmp_path, *WORDS) == 0
+    assert answers(tmp_path) == undisturbed
+    whole = [line for line in before.splitlines(keepends=True) if line.endswith("\n")]
+    assert path.read_text().startswith("".join(whole))
+
+
+def test_a_full_disk(tmp_path, undisturbed):
+    """No file may grow beyond some lines, as on a disk that is full."""
+
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+
+    process = start(tmp_path, preexec_fn=limit, env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"})
+    out, err = process.communicate(timeout=120)
+    assert process.returncode != 0 and out == ""
+    assert "error: " in err and "too large" in err and "Traceback" not in err
+    assert not (tmp_path / "results.json").exists()
+    assert len((tmp_path / "answers.jsonl").read_text().splitlines()) > 5
+    assert bench(tmp_path, *WORDS) == 0
+    assert answers(tmp_path) == undisturbed
+
+
+def test_a_run_of_another_version(finished, tmp_path, capsys):
+    run = json.loads((finished / "run.json").read_text()) | {"schema": 1}
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    assert bench(tmp_path, "--limit", 20) == 2
+    assert "another version of sparevlm (schema 1, now 2)" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+@pytest.mark.parametrize("task", ["dense:validation", "pictograms:test"])
+def test_other_scenes(tmp_path, task):
+    words = ("--task", task, "--limit", 11, "--keep", "49", "--seeds", 1)
+    assert bench(tmp_path, *words) == 0
+    found = json.loads((tmp_path / "results.json").read_text())
+    scenes, split = task.split(":")
+    assert list(found["settings"][0]["skills"]) == list(skills(scenes))[:11]
+    asked = [sample(split, i, scenes)[1].text for i in range(6)]
+    page = (tmp_path / "report.html").read_text()
+    assert all(text in page for text in asked)
 
 
 def test_another_run_in_the_folder(finished, capsys):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from tqdm import tqdm
 from transformers import StoppingCriteria
 
@@ -18,8 +19,12 @@ from sparevlm.evaluation.tasks import Item
 from sparevlm.methods import PruningMethod, get_method, method_class
 from sparevlm.tokens import is_integer
 
-CONTROLS = ("random", "uniform", "average-pool")
+CONTROLS = ("random", "uniform", "average-pool", "downsample")
 ANSWERS, RUN = "answers.jsonl", "run.json"
+SCHEMA = 2  # of what a run writes
+
+Draw = Callable[["Setting", Item, Image.Image, Sequence[Any]], None]
+"""Called for each question with its picture and the reports on it."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,7 @@ def run(
     batch: int = 25,
     max_new_tokens: int = 16,
     options: dict[str, Any] | None = None,
+    draw: Draw | None = None,
 ) -> tuple[list[Answered], dict[int, str]]:
     """Answer what is not answered yet in `out`, and return all of it.
 
@@ -126,6 +132,8 @@ def run(
         What the run is of; a folder that holds another run is refused.
     options : dict or None
         For `attach`.
+    draw : callable or None
+        Called with setting, item, picture and reports, once for each question that is answered.
 
     Returns
     -------
@@ -139,7 +147,7 @@ def run(
         If `out` holds the answers of another run.
     """
     out.mkdir(parents=True, exist_ok=True)
-    _check_same(out / RUN, about)
+    _check_same(out / RUN, {"schema": SCHEMA, **about})
     done = {(a.setting, a.row): a for a in _read(out / ANSWERS)}
     odd: dict[int, str] = {}
     todo = [(s, [i for i in items if (s.key, i.row) not in done]) for s in settings]
@@ -154,7 +162,9 @@ def run(
             with pruning as handle:
                 for start in range(0, len(left), batch):
                     some = left[start : start + batch]
-                    for found in _ask(model, processor, some, setting, handle, odd, max_new_tokens):
+                    for found in _ask(
+                        model, processor, some, setting, handle, odd, max_new_tokens, draw
+                    ):
                         done[found.setting, found.row] = found
                         lines.write(json.dumps(asdict(found)) + "\n")
                     lines.flush()
@@ -170,6 +180,7 @@ def _ask(
     handle: Any,
     odd: dict[int, str],
     max_new_tokens: int,
+    draw: Draw | None,
 ) -> Iterator[Answered]:
     pictures, asked = [], []
     for item in items:
@@ -200,6 +211,8 @@ def _ask(
     tokens = int((inputs["input_ids"] == model.config.image_token_id).sum()) // len(asked)
     for row, (item, text) in enumerate(zip(asked, texts, strict=True)):
         seen = [picture for picture in handle.report if picture.row == row] if handle else []
+        if draw:
+            draw(setting, item, pictures[row], seen)
         yield Answered(
             setting=setting.key,
             row=item.row,
@@ -241,6 +254,11 @@ def _check_same(path: Path, about: dict[str, Any]) -> None:
         path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         return
     there = json.loads(path.read_text(encoding="utf-8"))
+    if there.get("schema") != about["schema"]:
+        raise ValueError(
+            f"{path.parent} holds a run of another version of sparevlm (schema "
+            f"{there.get('schema')}, now {about['schema']}): give another folder"
+        )
     changed = [name for name in about if there.get(name) != json.loads(json.dumps(about[name]))]
     if changed:
         name = changed[0]

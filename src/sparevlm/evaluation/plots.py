@@ -52,8 +52,7 @@ def residual_plot(found: dict[str, Any]) -> Figure:
             linestyle="none",
             label=name,
         )
-    axes.set_xscale("symlog", linthresh=1e-3)
-    axes.set_xlim(left=0)
+    axes.set_xscale("log")
     axes.set_xlabel("feature energy left unexplained")
     axes.set_ylabel("right answers (%)")
     axes.grid(True, color="#dddddd", linewidth=0.8)

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from sparevlm.evaluation.loop import Answered, Setting
+from sparevlm.evaluation.loop import SCHEMA, Answered, Setting
 from sparevlm.evaluation.plots import accuracy_plot, residual_plot
 from sparevlm.evaluation.statistics import interval, relative, same, yes_no_f1
 from sparevlm.evaluation.tasks import Item
 
-SCHEMA = 1
 _AGAINST = ("spare", "random")
 
 
@@ -88,15 +87,18 @@ def _by_skill(items: Sequence[Item], outcome: Any) -> dict[str, float]:
     }
 
 
-def write_report(found: dict[str, Any], out: Path) -> None:
-    """Write results.json, report.md, the plots and report.html, each under another name first."""
+def write_report(found: dict[str, Any], out: Path, gallery: str = "") -> None:
+    """Write results.json, report.md, the plots and report.html, each under another name first.
+
+    `gallery` is HTML for the page.
+    """
     plots = {"accuracy.png": accuracy_plot(found), "residual.png": residual_plot(found)}
     drawn = {name: _png(figure) for name, figure in plots.items()}
     files = {
         "results.json": (json.dumps(found, indent=1) + "\n").encode(),
         "report.md": markdown(found).encode(),
         **drawn,
-        "report.html": page(found, drawn).encode(),
+        "report.html": page(found, drawn, gallery).encode(),
     }
     for name, data in files.items():
         partial = out / f"{name}.partial"
@@ -110,7 +112,7 @@ def _png(figure: Figure) -> bytes:
     return data.getvalue()
 
 
-def page(found: dict[str, Any], plots: dict[str, bytes]) -> str:
+def page(found: dict[str, Any], plots: dict[str, bytes], gallery: str = "") -> str:
     """The report as one HTML file, plots inside."""
     head, rows = table(found)
     title = html.escape(f"{found['about']['task']}, {found['about']['model']}")
@@ -133,6 +135,7 @@ def page(found: dict[str, Any], plots: dict[str, bytes]) -> str:
         pictures=pictures,
         head=cells,
         body=body,
+        gallery=gallery,
         left=f"<h2>Left out</h2><ul>{left}</ul>" if left else "",
     )
 
@@ -149,13 +152,16 @@ div {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }}
 th, td {{ padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #ddd; }}
 th:first-child, td:first-child {{ text-align: left; }}
+.gallery th, .gallery td {{ text-align: left; vertical-align: top; min-width: 8rem; }}
+.gallery img {{ width: 9rem; margin: 0 0 .3rem; }}
+.gallery tbody th {{ font-weight: normal; }}
 </style>
 <h1>{title}</h1>
 <p>{words}</p>
 {pictures}
 <div><table><thead><tr>{head}</tr></thead><tbody>
 {body}</tbody></table></div>
-{left}
+{gallery}{left}
 </html>
 """
 

@@ -40,12 +40,12 @@ class Item:
     picture: Callable[[], Image.Image]
 
 
-def pocket_items(split: str, limit: int) -> list[Item]:
-    """The first `limit` questions about drawn scenes."""
+def pocket_items(split: str, limit: int, scenes: str = "plain") -> list[Item]:
+    """The first `limit` questions about drawn scenes of one kind."""
     from sparevlm.pocket.questions import sample
 
     def item(row: int) -> Item:
-        scene, question = sample(split, row)
+        scene, question = sample(split, row, scenes)
         return Item(row, question.text, (question.answer,), question.skill, scene.picture)
 
     return [item(row) for row in range(limit)]

@@ -16,17 +16,22 @@ from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from sparevlm.pocket.model import MEAN, STD
+from sparevlm.pocket.pictograms import NAMES, SIGN_NUMBERS, SIGN_WORDS
 from sparevlm.pocket.scenes import (
     COLORS,
     GRID,
     IMAGE_SIZE,
     KINDS,
     PATCH_SIZE,
+    SIGN,
     SIZES,
     Scene,
+    Thing,
+    draw_scene,
 )
 
-BACKGROUND = len(KINDS)
+LOOKS = (*KINDS, *NAMES, *(f"{SIGN} {text}" for text in (*SIGN_WORDS, *SIGN_NUMBERS)))
+BACKGROUND = len(LOOKS)
 PALETTE = tuple(COLORS)
 SIZE_NAMES = tuple(SIZES)
 
@@ -49,16 +54,37 @@ def pixels(images: torch.Tensor) -> torch.Tensor:
     return ((images.float() / 255.0 - mean) / std).permute(0, 3, 1, 2).contiguous()
 
 
+def look(thing: Thing) -> str:
+    """Its kind, and what it says if it is a sign."""
+    return f"{SIGN} {thing.text}" if thing.kind == SIGN else thing.kind
+
+
+def draw_some(first: int, count: int, rng: np.random.Generator, shares: dict) -> list[Scene]:
+    """Scenes of `count` seeds, each of a kind drawn with these shares."""
+    kinds = rng.choice(list(shares), count, p=list(shares.values()))
+    return [draw_scene(first + i, str(kind)) for i, kind in enumerate(kinds)]
+
+
+def grown(weight: torch.Tensor, new: torch.Tensor, old_words: dict, words: dict) -> torch.Tensor:
+    """Word embeddings `new` with the rows of words that `weight` knows already."""
+    with torch.no_grad():
+        for word, row in words.items():
+            if word in old_words:
+                new[row] = weight[old_words[word]]
+    return new
+
+
 def patch_labels(scene: Scene) -> dict[str, np.ndarray]:
     """What lies under each of the 196 patches.
 
-    kind, color, size: int64 [196], one class more than there are names for the background;
+    kind, color, size: int64 [196], one class more than there are names for the background (and for
+    the colour of pictograms); kind counts in `LOOKS`;
     middle: float32 [196], 1 where a thing has its centre; offset: float32 [196, 2], the centre
     (x, y) of the thing in image widths, or of the patch itself on the background.
     """
     owner = scene.owner.reshape(-1)
-    kinds = [KINDS.index(t.kind) for t in scene.things] + [BACKGROUND]
-    colors = [PALETTE.index(t.color) for t in scene.things] + [len(PALETTE)]
+    kinds = [LOOKS.index(look(t)) for t in scene.things] + [BACKGROUND]
+    colors = [(*PALETTE, "").index(t.color) for t in scene.things] + [len(PALETTE)]
     sizes = [SIZE_NAMES.index(t.size) for t in scene.things] + [len(SIZE_NAMES)]
     centres = np.array([(t.x, t.y) for t in scene.things] + [(0, 0)], np.float32) / IMAGE_SIZE
     rows, columns = np.divmod(np.arange(GRID * GRID), GRID)

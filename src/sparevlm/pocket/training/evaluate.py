@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from sparevlm.pocket.questions import SKILLS, sample
+from sparevlm.pocket.questions import sample
 
 WITH_PICTURE = "USER: <image>\n{} ASSISTANT:"
 WITHOUT_PICTURE = "USER: {} ASSISTANT:"
@@ -35,13 +35,14 @@ def answer(
     processor: Any,
     split: str,
     count: int,
+    scenes: str = "plain",
     *,
     pictures: bool = True,
     pruning: Any = None,
     batch: int = 50,
     autocast: bool = False,
 ) -> list[Score]:
-    """Answer the first `count` questions of a split, greedily.
+    """Answer the first `count` questions of a split about one kind of scenes, greedily.
 
     `pictures` False asks without any picture; `pruning` is a context manager that is entered around
     the whole run, such as ``SPARE(12)(model)``.
@@ -50,7 +51,7 @@ def answer(
     template = WITH_PICTURE if pictures else WITHOUT_PICTURE
     with pruning or nullcontext(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         for start in range(0, count, batch):
-            pairs = [sample(split, i) for i in range(start, min(start + batch, count))]
+            pairs = [sample(split, i, scenes) for i in range(start, min(start + batch, count))]
             inputs = processor(
                 images=[scene.picture() for scene, _ in pairs] if pictures else None,
                 text=[template.format(question.text) for _, question in pairs],
@@ -70,18 +71,16 @@ def answer(
 def accuracy(scores: list[Score]) -> dict[str, float]:
     """Share of right answers by skill, and overall."""
     found = {"overall": sum(s.right for s in scores) / len(scores)}
-    for skill in SKILLS:
+    for skill in dict.fromkeys(s.skill for s in scores):
         those = [s.right for s in scores if s.skill == skill]
-        if those:
-            found[skill] = sum(those) / len(those)
+        found[skill] = sum(those) / len(those)
     return found
 
 
 def most_frequent(scores: list[Score]) -> dict[str, float]:
     """What always giving the commonest answer of each skill would score."""
     found = {}
-    for skill in SKILLS:
+    for skill in dict.fromkeys(s.skill for s in scores):
         answers = Counter(s.answer for s in scores if s.skill == skill)
-        if answers:
-            found[skill] = answers.most_common(1)[0][1] / answers.total()
+        found[skill] = answers.most_common(1)[0][1] / answers.total()
     return found

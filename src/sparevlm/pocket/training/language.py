@@ -8,6 +8,7 @@ turns of one conversation.
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 from pathlib import Path
 
@@ -16,30 +17,39 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
-from transformers import CLIPModel, LlavaForConditionalGeneration
+from transformers import AutoTokenizer, CLIPModel, LlavaForConditionalGeneration
 
 from sparevlm.pocket.model import llava_config, make_processor, make_tokenizer
-from sparevlm.pocket.questions import SKILLS, ask
-from sparevlm.pocket.scenes import COLORS, GRID, KINDS, SEEDS, SIZES, Scene, draw_scene
+from sparevlm.pocket.questions import SKILLS, ask, skills
+from sparevlm.pocket.scenes import COLORS, GRID, SCENES, SEEDS, SIZES, Scene
 from sparevlm.pocket.training import common
 from sparevlm.pocket.training.evaluate import accuracy, answer
 
-SKILL_WEIGHTS = {
-    "count": 1.3,
-    "relation": 1.6,
+SHARES = {"plain": 0.3, "dense": 0.35, "pictograms": 0.35}
+SKILL_WEIGHTS = {  # skills that take longer are asked for more often
+    "count": 1.8,
+    "relation": 2.0,
     "sum": 1.3,
-    "nearest": 1.8,
+    "nearest": 4.0,
     "size": 1.2,
     "position": 1.2,
+    "color+nearest": 2.5,
+    "reading+nearest": 2.5,
+    "count+relation": 2.0,
+    "count+color+relation": 2.0,
+    "recognition+nearest": 2.5,
+    "knowledge+count+relation": 2.0,
 }
+PLAIN_IN_DENSE = 0.3  # share of dense scenes that plain questions are asked about
 NOTHING = "nothing"
 WORD_GROUPS = {
-    "kind": (*KINDS, NOTHING),
+    "kind": tuple(dict.fromkeys(look.split()[-1] for look in (*common.LOOKS, NOTHING))),
     "color": (*COLORS, NOTHING),
     "size": (*SIZES, NOTHING),
     "vertical": ("top", "bottom"),
     "horizontal": ("left", "right"),
 }
+KIND_WORDS = tuple(WORD_GROUPS["kind"].index(look.split()[-1]) for look in (*common.LOOKS, NOTHING))
 TEXT_TOKENS = 208  # room for about sixteen questions and answers after one picture
 
 
@@ -58,12 +68,15 @@ class Conversation:
         ids, labels = list(self.prefix), [-100] * len(self.prefix)
         start = len(ids)
         places, blocks = list(range(start)), [0] * start
-        weights = np.array([SKILL_WEIGHTS.get(skill, 1.0) for skill in SKILLS])
-        block = 0
-        while True:
-            skill = SKILLS[int(rng.choice(len(SKILLS), p=weights / weights.sum()))]
+        plain = scene.scenes == "dense" and rng.random() < PLAIN_IN_DENSE
+        asked_for = SKILLS if plain else skills(scene.scenes)
+        weights = np.array([SKILL_WEIGHTS.get(skill, 1.0) for skill in asked_for])
+        block = failed = 0
+        while failed < 50:
+            skill = asked_for[int(rng.choice(len(asked_for), p=weights / weights.sum()))]
             question = ask(scene, skill, rng)
             if question is None:
+                failed += 1
                 continue
             opening = self.between if turns and block else []
             asked = [*opening, *self.ids(question.text), *self.before_answer]
@@ -92,7 +105,8 @@ def make_batches(split: str, size: int):
     def make(step: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng((SEEDS[split] + step, 11))
         # stage 1 saw the first scenes of the range; these lie far beyond them
-        scenes = [draw_scene(SEEDS[split] + 10**11 + step * size + i) for i in range(size)]
+        first = SEEDS[split] + 10**11 + step * size
+        scenes = common.draw_some(first, size, rng, SHARES)
         turns = step % 5 == 4
         rows = [conversation.row(scene, rng, turns) for scene in scenes]
         names = ("input_ids", "labels", "position_ids", "blocks")
@@ -112,6 +126,18 @@ def block_mask(blocks: torch.Tensor) -> torch.Tensor:
     return mask[:, None]
 
 
+def waves(places: torch.Tensor) -> torch.Tensor:
+    """Places [..., 2] in image widths as cosines and sines [..., 32] of plane waves.
+
+    Products of two such vectors tell how far apart two places are, in one step of attention.
+    """
+    angles = torch.arange(4) * math.pi / 4
+    directions = torch.stack([angles.cos(), angles.sin()])  # [2, 4]
+    frequencies = 2 * math.pi / torch.tensor([2.0, 1.0, 0.5, 0.25])
+    phases = ((places @ directions)[..., None] * frequencies).flatten(-2)
+    return torch.cat([phases.cos(), phases.sin()], -1)
+
+
 class Pocket(nn.Module):
     """LLaVA with the two losses of stage 2: answers, and words for what each patch shows."""
 
@@ -124,6 +150,8 @@ class Pocket(nn.Module):
         self.llava.model.vision_tower.requires_grad_(False)
         self.llava.set_attn_implementation("lean")
         self.geometry = nn.Linear(width, 3)
+        self.waves = nn.Linear(width, 32)
+        self.kind_words = torch.tensor(KIND_WORDS)
         ids = make_tokenizer().convert_tokens_to_ids
         self.groups = {name: torch.tensor(ids(list(w))) for name, w in WORD_GROUPS.items()}
 
@@ -131,7 +159,7 @@ class Pocket(nn.Module):
         """Each projected patch points to the words for what it shows, group by group."""
         words = self.llava.get_input_embeddings().weight
         targets = {
-            "kind": batch["kind"],
+            "kind": self.kind_words[batch["kind"]],
             "color": batch["color"],
             "size": batch["size"],
             "vertical": (batch["offset"][..., 1] > 0.5).long(),
@@ -149,6 +177,7 @@ class Pocket(nn.Module):
         said = self.geometry(patches.float())
         losses.append(2 * (said[..., :2] - batch["offset"]).abs().mean())
         losses.append(F.binary_cross_entropy_with_logits(said[..., 2], batch["middle"]))
+        losses.append(4 * F.mse_loss(self.waves(patches.float()), waves(batch["offset"])))
         return torch.stack(losses).sum()
 
     def forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
@@ -176,8 +205,24 @@ class Pocket(nn.Module):
         return loss + 0.3 * align, report | {"right": float(right)}
 
 
-def validate(model: LlavaForConditionalGeneration, count: int) -> dict[str, float]:
-    return accuracy(answer(model, make_processor(), "validation", count, autocast=True))
+def begin_from(model: LlavaForConditionalGeneration, folder: Path) -> None:
+    """Take over projector and language model of an earlier run, with words it did not know."""
+    before = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    weights = {k: v for k, v in before.state_dict().items() if "vision_tower" not in k}
+    old_words = AutoTokenizer.from_pretrained(folder).get_vocab()
+    words = make_tokenizer().get_vocab()
+    now = model.state_dict()
+    for name in ("model.language_model.embed_tokens.weight", "lm_head.weight"):
+        weights[name] = common.grown(weights[name], now[name].clone(), old_words, words)
+    model.load_state_dict(weights, strict=False)
+
+
+def validate(model: LlavaForConditionalGeneration, count: int) -> dict[str, dict[str, float]]:
+    processor = make_processor()
+    return {
+        scenes: accuracy(answer(model, processor, "validation", count, scenes, autocast=True))
+        for scenes in SCENES
+    }
 
 
 def train(
@@ -189,9 +234,12 @@ def train(
     layers: int,
     stop: int,
     questions: int = 300,
+    start: Path | None = None,
 ) -> None:
     torch.manual_seed(0)
     pocket = Pocket(CLIPModel.from_pretrained(out / "clip"), width, layers)
+    if start:
+        begin_from(pocket.llava, start)
     make = make_batches("train", batch)
     plan = common.Plan(steps=steps, batch=batch, lr=lr, stop=stop, every=1000)
 
@@ -239,6 +287,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--stop", type=int, default=10**9, help="end early after this step")
+    parser.add_argument("--start", type=Path, help="the folder pocket of an earlier run")
     options = parser.parse_args()
     torch.set_num_threads(2)
     train(**vars(options))

@@ -14,26 +14,29 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import CLIPModel
+from transformers import AutoTokenizer, CLIPModel
 
 from sparevlm.pocket.model import clip_config, make_image_processor, make_tokenizer
-from sparevlm.pocket.questions import SKILLS, ask
-from sparevlm.pocket.scenes import GRID, SEEDS, Scene, draw_scene
+from sparevlm.pocket.questions import ask, skills
+from sparevlm.pocket.scenes import GRID, SEEDS, SIGN, Scene
 from sparevlm.pocket.training import common
+
+SHARES = {"plain": 0.2, "dense": 0.35, "pictograms": 0.45}
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
     """A text that fits the picture: some of its things named, or a question about it."""
     if rng.random() < 0.25:
-        question = ask(scene, SKILLS[int(rng.integers(len(SKILLS)))], rng)
+        question = ask(scene, str(rng.choice(skills(scene.scenes))), rng)
         if question is not None:
             return question.text
     chosen = rng.permutation(len(scene.things))[: int(rng.integers(1, len(scene.things) + 1))]
     phrases = []
     for i in chosen:
         thing = scene.things[i]
-        size = f"{thing.size} " if rng.random() < 0.3 else ""
-        phrases.append(f"a {size}{thing.color} {thing.kind}")
+        size = thing.size if rng.random() < 0.3 else ""
+        says = f"that says {thing.text}" if thing.kind == SIGN else ""
+        phrases.append(" ".join(f"a {size} {thing.color} {thing.kind} {says}".split()))
     opening = ("", "a picture of ", "a photo of ")[int(rng.integers(3))]
     return opening + " and ".join(phrases)
 
@@ -150,8 +153,8 @@ def make_batches(split: str, size: int):
     tokenizer = make_tokenizer(clip=True)
 
     def make(step: int) -> dict[str, torch.Tensor]:
-        scenes = [draw_scene(SEEDS[split] + step * size + i) for i in range(size)]
         rng = np.random.default_rng((SEEDS[split] + step, 7))
+        scenes = common.draw_some(SEEDS[split] + step * size, size, rng, SHARES)
         texts = tokenizer(
             [caption(scene, rng) for scene in scenes],
             padding=True,
@@ -167,10 +170,32 @@ def make_batches(split: str, size: int):
     return make
 
 
-def train(out: Path, steps: int, batch: int, lr: float, stop: int, local: bool) -> None:
+def begin_from(tower: Tower, folder: Path) -> None:
+    """Take over the weights of an earlier CLIP, whose vocabulary may be another."""
+    before = CLIPModel.from_pretrained(folder, dtype=torch.float32)
+    weights = before.state_dict()
+    table = "text_model.embeddings.token_embedding.weight"
+    old_words = AutoTokenizer.from_pretrained(folder).get_vocab()
+    now = tower.clip.state_dict()
+    words = make_tokenizer(clip=True).get_vocab()
+    weights[table] = common.grown(weights[table], now[table].clone(), old_words, words)
+    tower.clip.load_state_dict(weights)
+
+
+def train(
+    out: Path,
+    steps: int,
+    batch: int,
+    lr: float,
+    stop: int,
+    local: bool,
+    start: Path | None = None,
+) -> None:
     torch.manual_seed(0)
     out.mkdir(parents=True, exist_ok=True)
     tower = Tower(clip_config(width=128), local=local)
+    if start:
+        begin_from(tower, start)
     make = make_batches("train", batch)
     plan = common.Plan(steps=steps, batch=batch, lr=lr, stop=stop, every=500)
     if common.fit(tower, out, "tower", make, plan):
@@ -188,11 +213,11 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--stop", type=int, default=10**9, help="end early after this step")
     parser.add_argument("--plain-start", action="store_true", help="no neighbour heads")
+    parser.add_argument("--start", type=Path, help="the folder clip of an earlier run")
     options = parser.parse_args()
     torch.set_num_threads(2)
-    train(
-        options.out, options.steps, options.batch, options.lr, options.stop, not options.plain_start
-    )
+    local = not options.plain_start
+    train(options.out, options.steps, options.batch, options.lr, options.stop, local, options.start)
 
 
 if __name__ == "__main__":
