@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 
 IMAGE ?= examples/scene.png
-QUESTION ?= what is nearest to the white star ?
+QUESTION ?= what is nearest to the yellow circle ?
 KEEP ?= 12
 JOBS ?= 2
 OLDEST ?= 5.18.0

@@ -41,7 +41,9 @@ def spare(keep=KEEP, **settings):
 def placeholders(family):
     """Tokens that a random model may well say, and should not."""
     config = family.model.config
-    marks = [config.image_token_id, getattr(config, "video_token_id", None)]
+    # Ovis2 reads its indicators as parts of a picture, even those that it has said itself.
+    said = getattr(config, "visual_indicator_token_ids", None) or ()
+    marks = [config.image_token_id, getattr(config, "video_token_id", None), *said]
     return [mark for mark in marks if mark is not None]
 
 

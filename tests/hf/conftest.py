@@ -47,14 +47,19 @@ class Setup:
         ).input_ids
 
 
+def calm(model: Any) -> Any:
+    """A random model must not stop by chance, nor speak of a picture that is not there."""
+    model.generation_config.pad_token_id = model.config.pad_token_id
+    model.generation_config.eos_token_id = 10**6
+    model.generation_config.suppress_tokens = [model.config.image_token_id]
+    return model
+
+
 @pytest.fixture(scope="session", params=["tiny", "pocket"])
 def setup(request) -> Setup:
     torch.manual_seed(0)
     if request.param == "tiny":
-        model = tiny_llava()
-        model.generation_config.pad_token_id = model.config.pad_token_id
-        model.generation_config.eos_token_id = 10**6  # a random model must not stop by chance
-        return Setup("tiny", model, make_processor())
+        return Setup("tiny", calm(tiny_llava()), make_processor())
     model, processor = load("pocket", dtype=torch.float64, device="cpu")
     return Setup("pocket", model, processor)
 
@@ -62,7 +67,4 @@ def setup(request) -> Setup:
 @pytest.fixture
 def tiny() -> Setup:
     """A model of its own for tests that try to break it."""
-    model = tiny_llava(seed=1)
-    model.generation_config.pad_token_id = model.config.pad_token_id
-    model.generation_config.eos_token_id = 10**6
-    return Setup("tiny", model, make_processor())
+    return Setup("tiny", calm(tiny_llava(seed=1)), make_processor())

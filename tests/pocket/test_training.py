@@ -6,8 +6,11 @@ import json
 
 import pytest
 import torch
-from transformers import AutoProcessor, LlavaForConditionalGeneration
+from transformers import AutoProcessor, CLIPModel, LlavaForConditionalGeneration
 
+from sparevlm.pocket import model, questions
+from sparevlm.pocket.pictograms import NAMES
+from sparevlm.pocket.scenes import SCENES
 from sparevlm.pocket.training import language, tower
 from sparevlm.pocket.training.evaluate import Score, accuracy, most_frequent
 
@@ -23,12 +26,38 @@ def run(tmp_path_factory):
 
 
 def test_what_is_exported_loads(run):
-    model = LlavaForConditionalGeneration.from_pretrained(run / "pocket", dtype=torch.float32)
+    llava = LlavaForConditionalGeneration.from_pretrained(run / "pocket", dtype=torch.float32)
     processor = AutoProcessor.from_pretrained(run / "pocket")
     inputs = processor(text="USER: count the digits . ASSISTANT:", return_tensors="pt")
-    assert model.generate(**inputs, max_new_tokens=2).shape[0] == 1
+    assert llava.generate(**inputs, max_new_tokens=2).shape[0] == 1
     lines = [json.loads(line) for line in (run / "language.jsonl").read_text().splitlines()]
-    assert "overall" in lines[-1]["validation"]
+    assert set(lines[-1]["validation"]) == set(SCENES)
+    assert all("overall" in found for found in lines[-1]["validation"].values())
+
+
+def test_a_run_can_begin_from_an_earlier_one_with_fewer_words(run, tmp_path, monkeypatch):
+    """What the earlier model says stays what it was, in the words it knew."""
+    known = [word for word in questions.words() if word not in NAMES]
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "words", lambda: known)
+        tower.train(tmp_path, steps=2, batch=2, lr=1e-3, stop=2, local=True)
+        first = language.Pocket(CLIPModel.from_pretrained(tmp_path / "clip"), 64, 1)
+        language.export(first.llava, tmp_path)
+    second = language.Pocket(CLIPModel.from_pretrained(tmp_path / "clip"), 64, 1)
+    language.begin_from(second.llava, tmp_path / "pocket")
+    texts = ["USER: count the digits . ASSISTANT:"]
+    old = AutoProcessor.from_pretrained(tmp_path / "pocket").tokenizer
+    new = model.make_processor().tokenizer
+    assert len(new) == len(old) + len(NAMES) == len(model.words()) + len(model.SPECIAL)
+    with torch.no_grad():
+        before = LlavaForConditionalGeneration.from_pretrained(
+            tmp_path / "pocket", dtype=torch.float32
+        )(**old(texts, return_tensors="pt")).logits[0, -1]
+        after = second.llava.float()(**new(texts, return_tensors="pt")).logits[0, -1]
+    ids = [new.get_vocab()[word] for word in sorted(old.get_vocab(), key=old.get_vocab().get)]
+    torch.testing.assert_close(after[ids], before, atol=2e-2, rtol=1e-2)
+    later = tower.Tower(model.clip_config(width=128))
+    tower.begin_from(later, tmp_path / "clip")
 
 
 def test_a_stopped_run_goes_on(tmp_path):

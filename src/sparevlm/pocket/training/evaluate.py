@@ -40,7 +40,6 @@ def answer(
     pictures: bool = True,
     pruning: Any = None,
     batch: int = 50,
-    autocast: bool = False,
 ) -> list[Score]:
     """Answer the first `count` questions of a split about one kind of scenes, greedily.
 
@@ -49,7 +48,7 @@ def answer(
     """
     scores = []
     template = WITH_PICTURE if pictures else WITHOUT_PICTURE
-    with pruning or nullcontext(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+    with pruning or nullcontext():
         for start in range(0, count, batch):
             pairs = [sample(split, i, scenes) for i in range(start, min(start + batch, count))]
             inputs = processor(

@@ -220,7 +220,7 @@ def begin_from(model: LlavaForConditionalGeneration, folder: Path) -> None:
 def validate(model: LlavaForConditionalGeneration, count: int) -> dict[str, dict[str, float]]:
     processor = make_processor()
     return {
-        scenes: accuracy(answer(model, processor, "validation", count, scenes, autocast=True))
+        scenes: accuracy(answer(model, processor, "validation", count, scenes))
         for scenes in SCENES
     }
 
