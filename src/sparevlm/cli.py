@@ -20,6 +20,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sparevlm.bench_command import add_bench
+from sparevlm.compare_command import add_compare
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -130,6 +131,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     ask = _add_ask(commands)
     add_bench(commands, _keep, _quiet)
+    add_compare(commands)
     for name, run, words in (
         ("methods", _methods, "list the pruning methods and their settings"),
         ("models", _models, "list the model families that are supported"),

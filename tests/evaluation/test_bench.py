@@ -61,8 +61,10 @@ def test_what_a_run_writes(finished):
     # the gallery: six questions, with all tokens and by each method at the last budget
     assert page.count("data:image/jpeg;base64,") == 6 * 7 and sample("test", 3)[1].text in page
     assert page.count("<tr>") == 1 + len(by) + 1 + 6
-    assert "http:" not in page and "https:" not in page and all(
-        Image.open(finished / f"{n}.png").size[0] > 900 for n in PLOTS
+    assert (
+        "http:" not in page
+        and "https:" not in page
+        and all(Image.open(finished / f"{n}.png").size[0] > 900 for n in PLOTS)
     )
     assert not list(finished.glob("*.partial"))
     report = (finished / "report.md").read_text()

@@ -220,8 +220,7 @@ def begin_from(model: LlavaForConditionalGeneration, folder: Path) -> None:
 def validate(model: LlavaForConditionalGeneration, count: int) -> dict[str, dict[str, float]]:
     processor = make_processor()
     return {
-        scenes: accuracy(answer(model, processor, "validation", count, scenes))
-        for scenes in SCENES
+        scenes: accuracy(answer(model, processor, "validation", count, scenes)) for scenes in SCENES
     }
 
 
