@@ -15,9 +15,10 @@ import pytest
 from PIL import Image
 
 from sparevlm import cli
-from sparevlm.evaluation import loop, read_items
+from sparevlm.evaluation import loop, make_settings, pocket_items, read_items
 from sparevlm.evaluation.statistics import interval, relative, same, yes_no_f1
 from sparevlm.pocket.questions import sample, skills
+from tests.families import BUILDERS
 
 PLOTS = ("accuracy", "residual")
 
@@ -86,8 +87,10 @@ def test_a_killed_run_goes_on(finished, tmp_path, monkeypatch):
     lines = whole.splitlines(keepends=True)
     (tmp_path / "answers.jsonl").write_text("".join(lines[:151]) + lines[151][:30])
     asked = []
-    real = loop._ask
-    monkeypatch.setattr(loop, "_ask", lambda *a: asked.extend(i.row for i in a[2]) or real(*a))
+    real = loop._Asker.ask
+    monkeypatch.setattr(
+        loop._Asker, "ask", lambda *a: asked.extend(i.row for i in a[1]) or real(*a)
+    )
     assert bench(tmp_path, "--limit", 20, "--keep", "49,12", "--methods", "spare,divprune") == 0
     assert len(asked) == len(lines) - 151  # nothing twice
     said = {(a["setting"], a["row"]): a["said"] for a in map(json.loads, lines)}
@@ -213,6 +216,38 @@ def test_a_file_of_the_users_with_odd_rows(tmp_path, capsys):
     assert "row 2: " in (tmp_path / "out" / "report.md").read_text()
 
 
+def test_several_pictures_a_question(tmp_path):
+    path = write_task(tmp_path, [row(0) | {"image": ["0.png", "1.png"]}, row(1)])
+    assert bench(tmp_path / "out", "--task", path, "--keep", "12", "--seeds", 1) == 0
+    lines = (tmp_path / "out" / "answers.jsonl").read_text().splitlines()
+    found = {(a["setting"], a["row"]): a for a in map(json.loads, lines)}
+    assert found["all tokens", 0]["before"] == 392 and found["all tokens", 1]["before"] == 196
+    assert found["spare 12 0", 0]["after"] == 24 and found["spare 12 0", 1]["after"] == 12
+
+
+TEMPLATE = (
+    "USER: {{% for p in messages[0]['content'] %}}"
+    "{{% if p['type'] == 'image' %}}{image}{{% else %}} {{{{ p['text'] }}}}{{% endif %}}"
+    "{{% endfor %}} ASSISTANT:"
+)
+
+
+@pytest.mark.parametrize("name", sorted(BUILDERS))
+def test_every_family_can_be_asked(name, tmp_path):
+    made = BUILDERS[name]()
+    made.processor.chat_template = TEMPLATE.format(image=made.image)
+    items = pocket_items("test", 3)
+    settings = make_settings(["divprune"], [0.3], 1)
+    settings = [s for s in settings if s.name in ("all tokens", "divprune")]
+    found, odd = loop.run(
+        made.model, made.processor, items, settings, tmp_path, about={}, max_new_tokens=2
+    )
+    assert not odd and len(found) == 6
+    full = next(a for a in found if a.setting == "all tokens")
+    few = next(a for a in found if a.setting != "all tokens")
+    assert full.before == full.after >= few.before > few.after > 0
+
+
 def test_parquet(tmp_path):
     import pyarrow
     from pyarrow import parquet
@@ -224,7 +259,8 @@ def test_parquet(tmp_path):
     items, odd = read_items(path.with_suffix(".parquet"))
     assert not odd and items[0].skill == "x" and items[0].question == row(0)["question"]
     assert np.array_equal(
-        np.asarray(items[0].picture()), np.asarray(Image.open(tmp_path / "0.png").convert("RGB"))
+        np.asarray(items[0].pictures()[0]),
+        np.asarray(Image.open(tmp_path / "0.png").convert("RGB")),
     )
 
 

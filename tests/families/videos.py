@@ -32,6 +32,7 @@ class SquareFrames:
     model_input_names = ("pixel_values_videos",)
     valid_kwargs = VideosKwargs
     patch_size = 14
+    num_frames, fps = 8, 1  # asked for by templates, pictures or not
 
     def __init__(self, size: int = 56, name: str = "pixel_values_videos") -> None:
         self.size, self.name = size, name

@@ -150,6 +150,7 @@ def run(
     _check_same(out / RUN, {"schema": SCHEMA, **about})
     done = {(a.setting, a.row): a for a in _read(out / ANSWERS)}
     odd: dict[int, str] = {}
+    asker = _Asker(model, processor, max_new_tokens, draw)
     todo = [(s, [i for i in items if (s.key, i.row) not in done]) for s in settings]
     with (
         (out / ANSWERS).open("a", encoding="utf-8") as lines,
@@ -162,9 +163,7 @@ def run(
             with pruning as handle:
                 for start in range(0, len(left), batch):
                     some = left[start : start + batch]
-                    for found in _ask(
-                        model, processor, some, setting, handle, odd, max_new_tokens, draw
-                    ):
+                    for found in asker.ask(some, setting, handle, odd):
                         done[found.setting, found.row] = found
                         lines.write(json.dumps(asdict(found)) + "\n")
                     lines.flush()
@@ -172,61 +171,72 @@ def run(
     return [a for a in done.values() if a.row not in odd], odd
 
 
-def _ask(
-    model: Any,
-    processor: Any,
-    items: Sequence[Item],
-    setting: Setting,
-    handle: Any,
-    odd: dict[int, str],
-    max_new_tokens: int,
-    draw: Draw | None,
-) -> Iterator[Answered]:
-    pictures, asked = [], []
-    for item in items:
-        if item.row in odd:
-            continue
-        try:
-            pictures.append(item.picture())
-            asked.append(item)
-        except (ValueError, OSError) as error:
-            odd[item.row] = " ".join(str(error).split())
-    if not asked:
-        return
-    prompts = [_prompt(processor, item.question) for item in asked]
-    processor.tokenizer.padding_side = "left"
-    inputs = processor(images=pictures, text=prompts, padding=True, return_tensors="pt")
-    inputs = inputs.to(model.device, model.dtype)
-    clock, began = _FirstToken(), time.perf_counter()
-    ids = model.generate(
-        **inputs,
-        do_sample=False,
-        num_beams=1,
-        max_new_tokens=max_new_tokens,
-        stopping_criteria=[clock],
-    )
-    first = 1000 * (clock.when - began) / len(asked)
-    new = ids[:, inputs["input_ids"].shape[1] :]
-    texts = processor.tokenizer.batch_decode(new, skip_special_tokens=True)
-    tokens = int((inputs["input_ids"] == model.config.image_token_id).sum()) // len(asked)
-    for row, (item, text) in enumerate(zip(asked, texts, strict=True)):
-        seen = [picture for picture in handle.report if picture.row == row] if handle else []
-        if draw:
-            draw(setting, item, pictures[row], seen)
-        yield Answered(
-            setting=setting.key,
-            row=item.row,
-            said=text.strip(),
-            before=sum(p.before for p in seen) if handle else tokens,
-            after=sum(p.after for p in seen) if handle else tokens,
-            selection_ms=sum(p.milliseconds for p in seen),
-            first_ms=first,
-            residual=sum(p.residual for p in seen) / max(len(seen), 1),
+@dataclass(frozen=True)
+class _Asker:
+    """Asks a model, a batch of questions at a time."""
+
+    model: Any
+    processor: Any
+    max_new_tokens: int
+    draw: Draw | None
+
+    def ask(
+        self, items: Sequence[Item], setting: Setting, handle: Any, odd: dict[int, str]
+    ) -> Iterator[Answered]:
+        """Answer what has pictures that can be read; name the others in `odd`."""
+        pictures, asked = [], []
+        for item in items:
+            if item.row in odd:
+                continue
+            try:
+                pictures.append(item.pictures())
+                asked.append(item)
+            except (ValueError, OSError) as error:
+                odd[item.row] = " ".join(str(error).split())
+        if not asked:
+            return
+        inputs = self._inputs(asked, pictures)
+        clock, began = _FirstToken(), time.perf_counter()
+        ids = self.model.generate(
+            **inputs,
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=self.max_new_tokens,
+            stopping_criteria=[clock],
         )
+        first = 1000 * (clock.when - began) / len(asked)
+        new = ids[:, inputs["input_ids"].shape[1] :]
+        texts = self.processor.tokenizer.batch_decode(new, skip_special_tokens=True)
+        tokens = (inputs["input_ids"] == self.model.config.image_token_id).sum(1).tolist()
+        for row, (item, text) in enumerate(zip(asked, texts, strict=True)):
+            seen = [picture for picture in handle.report if picture.row == row] if handle else []
+            if self.draw and len(pictures[row]) == 1:
+                self.draw(setting, item, pictures[row][0], seen)
+            yield Answered(
+                setting=setting.key,
+                row=item.row,
+                said=text.strip(),
+                before=sum(p.before for p in seen) if handle else tokens[row],
+                after=sum(p.after for p in seen) if handle else tokens[row],
+                selection_ms=sum(p.milliseconds for p in seen),
+                first_ms=first,
+                residual=sum(p.residual for p in seen) / max(len(seen), 1),
+            )
+
+    def _inputs(self, items: Sequence[Item], pictures: list[list[Image.Image]]) -> Any:
+        prompts = [
+            _prompt(self.processor, item.question, len(some))
+            for item, some in zip(items, pictures, strict=True)
+        ]
+        self.processor.tokenizer.padding_side = "left"
+        # a list of pictures for each prompt: the form that every processor takes
+        inputs = self.processor(images=pictures, text=prompts, padding=True, return_tensors="pt")
+        inputs.pop("labels", None)  # PaliGemma's makes some up
+        return inputs.to(self.model.device, self.model.dtype)
 
 
-def _prompt(processor: Any, question: str) -> str:
-    content = [{"type": "image"}, {"type": "text", "text": question}]
+def _prompt(processor: Any, question: str, pictures: int) -> str:
+    content = [{"type": "image"}] * pictures + [{"type": "text", "text": question}]
     chat = [{"role": "user", "content": content}]
     prompt: str = processor.apply_chat_template(chat, add_generation_prompt=True)
     return prompt

@@ -18,7 +18,7 @@ COLUMNS = ("image", "question", "answer")
 
 @dataclass(frozen=True)
 class Item:
-    """A question about a picture.
+    """A question about a picture, or several.
 
     Attributes
     ----------
@@ -29,15 +29,15 @@ class Item:
         Each of them is right.
     skill : str
         What it asks for; "" where the task does not say.
-    picture : callable
-        Opens the picture; raises ValueError where it cannot.
+    pictures : callable
+        Opens the pictures; raises ValueError where it cannot.
     """
 
     row: int
     question: str
     answers: tuple[str, ...]
     skill: str
-    picture: Callable[[], Image.Image]
+    pictures: Callable[[], list[Image.Image]]
 
 
 def pocket_items(split: str, limit: int, scenes: str = "plain") -> list[Item]:
@@ -46,7 +46,9 @@ def pocket_items(split: str, limit: int, scenes: str = "plain") -> list[Item]:
 
     def item(row: int) -> Item:
         scene, question = sample(split, row, scenes)
-        return Item(row, question.text, (question.answer,), question.skill, scene.picture)
+        return Item(
+            row, question.text, (question.answer,), question.skill, lambda: [scene.picture()]
+        )
 
     return [item(row) for row in range(limit)]
 
@@ -54,8 +56,8 @@ def pocket_items(split: str, limit: int, scenes: str = "plain") -> list[Item]:
 def read_items(path: str | Path, limit: int | None = None) -> tuple[list[Item], dict[int, str]]:
     """Read a task from a .jsonl or .parquet file.
 
-    Each row has an image (a path, beside the file if relative; in parquet also bytes), a question,
-    an answer (text, or a list of texts that are all right) and perhaps a skill.
+    Each row has an image (a path, beside the file if relative; in parquet also bytes; or a list of
+    them), a question, an answer (text, or a list of texts that are all right) and perhaps a skill.
 
     Returns
     -------
@@ -92,8 +94,8 @@ def read_items(path: str | Path, limit: int | None = None) -> tuple[list[Item], 
         answer = given["answer"]
         answers = (answer,) if isinstance(answer, str) else tuple(answer)
         skill = str(given.get("skill") or "")
-        picture = _opener(given["image"], path.parent)
-        items.append(Item(row, given["question"], answers, skill, picture))
+        pictures = _opener(given["image"], path.parent)
+        items.append(Item(row, given["question"], answers, skill, pictures))
     if not items:
         why = f": row {min(odd)}: {odd[min(odd)]}" if odd else ""
         raise ValueError(f"{path} holds no question that can be asked{why}")
@@ -136,17 +138,19 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
             row += 1
 
 
-def _opener(image: Any, folder: Path) -> Callable[[], Image.Image]:
-    def picture() -> Image.Image:
-        data = image.get("bytes") if isinstance(image, dict) else image
-        if isinstance(data, bytes):
-            try:
-                return Image.open(io.BytesIO(data)).convert("RGB")
-            except (OSError, ValueError) as error:
-                raise ValueError(f"its picture cannot be read ({error})") from error
-        name = image.get("path") if isinstance(image, dict) else image
-        if not isinstance(name, str):
-            raise ValueError("its image is neither a path nor bytes")
-        return open_picture(str(folder / name))
+def _opener(image: Any, folder: Path) -> Callable[[], list[Image.Image]]:
+    several = image if isinstance(image, list) else [image]
+    return lambda: [_open(one, folder) for one in several]
 
-    return picture
+
+def _open(image: Any, folder: Path) -> Image.Image:
+    data = image.get("bytes") if isinstance(image, dict) else image
+    if isinstance(data, bytes):
+        try:
+            return Image.open(io.BytesIO(data)).convert("RGB")
+        except (OSError, ValueError) as error:
+            raise ValueError(f"its picture cannot be read ({error})") from error
+    name = image.get("path") if isinstance(image, dict) else image
+    if not isinstance(name, str):
+        raise ValueError("its image is neither a path nor bytes")
+    return open_picture(str(folder / name))
