@@ -11,7 +11,7 @@ from transformers import AutoProcessor, CLIPModel, LlavaForConditionalGeneration
 
 from sparevlm.hf.loading import POCKET
 from sparevlm.methods import SPARE
-from sparevlm.pocket.questions import SKILLS
+from sparevlm.pocket.questions import skills
 from sparevlm.pocket.training.evaluate import accuracy, answer
 
 
@@ -47,16 +47,24 @@ def test_the_tower_is_clips(pocket):
         assert torch.equal(ours[name], weight)
 
 
-def test_accuracy_is_what_the_card_says(pocket):
-    measured = json.loads((POCKET / "accuracy.json").read_text())
-    found = accuracy(answer(*pocket, "test", 200))
-    assert measured["all"]["overall"] >= 0.75
-    assert found["overall"] == pytest.approx(
-        measured["all"]["overall"], abs=0.1
-    )  # three deviations
-    for skill in SKILLS:
+MEASURED = json.loads((POCKET / "accuracy.json").read_text())["scenes"]
+
+
+@pytest.mark.parametrize("scenes", MEASURED)
+def test_accuracy_is_what_the_card_says(pocket, scenes):
+    measured = MEASURED[scenes]
+    found = accuracy(answer(*pocket, "test", 200, scenes))
+    expected = measured["all"]["overall"]
+    deviation = (expected * (1 - expected) / 200) ** 0.5
+    assert found["overall"] == pytest.approx(expected, abs=3 * deviation + 0.005)
+    for skill in skills(scenes):
         blind = max(measured["no_picture"][skill], measured["most_frequent"][skill])
         assert measured["all"][skill] > blind + 0.05
+
+
+def test_plain_scenes_are_no_difficulty():
+    measured = MEASURED["plain"]["all"]
+    assert measured["overall"] >= 0.95 and min(measured.values()) >= 0.9
 
 
 def test_pruned_answers_use_the_picture(pocket):

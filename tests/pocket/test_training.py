@@ -11,7 +11,7 @@ from transformers import AutoProcessor, CLIPModel, LlavaForConditionalGeneration
 from sparevlm.pocket import model, questions
 from sparevlm.pocket.pictograms import NAMES
 from sparevlm.pocket.scenes import SCENES
-from sparevlm.pocket.training import language, tower
+from sparevlm.pocket.training import card, language, tower
 from sparevlm.pocket.training.evaluate import Score, accuracy, most_frequent
 
 
@@ -33,6 +33,18 @@ def test_what_is_exported_loads(run):
     lines = [json.loads(line) for line in (run / "language.jsonl").read_text().splitlines()]
     assert set(lines[-1]["validation"]) == set(SCENES)
     assert all("overall" in found for found in lines[-1]["validation"].values())
+
+
+def test_the_card(run, tmp_path):
+    card.write_card(run, 20, "a machine", "A note.", ["plain", "dense"], before=run)
+    text = (run / "pocket" / "README.md").read_text()
+    assert "a machine" in text and "A note." in text and "| **overall** |" in text
+    assert "Dense scenes" in text and "Both go on from an earlier run" in text
+    assert {"curves.png", "earlier-tower.jsonl", "tower.jsonl"} <= {
+        path.name for path in (run / "pocket").iterdir()
+    }
+    found = json.loads((run / "pocket" / "accuracy.json").read_text())
+    assert set(found["scenes"]) == {"plain", "dense"}
 
 
 def test_a_run_can_begin_from_an_earlier_one_with_fewer_words(run, tmp_path, monkeypatch):

@@ -13,8 +13,8 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from sparevlm.pocket.questions import SKILLS
-from sparevlm.pocket.scenes import SEEDS
+from sparevlm.pocket.questions import skills
+from sparevlm.pocket.scenes import SCENES, SEEDS
 from sparevlm.pocket.training.evaluate import accuracy, answer, most_frequent
 
 CARD = """---
@@ -44,10 +44,10 @@ come from disjoint ranges of seeds: {seeds}. Nothing was chosen by looking at te
 1. `python -m sparevlm.pocket.training.tower --steps {tower_steps}`: {tower_images:,} pictures;
    image-caption contrast, and kind, colour, size and place of the object under every patch.
 2. `python -m sparevlm.pocket.training.language --steps {language_steps}`: {pictures:,} pictures with
-   about eighteen questions each; the tower stays frozen. Always with all tokens: the model never saw
+   about sixteen questions each; the tower stays frozen. Always with all tokens: the model never saw
    a pruned prompt.
 
-Weights start from seed 0. Run on {machine}, {minutes} minutes in all; logs
+{start} Run on {machine}, {minutes} minutes in all; logs
 lie beside this card.{note}
 
 ![curves](curves.png)
@@ -55,15 +55,21 @@ lie beside this card.{note}
 ## Accuracy
 
 `python -m sparevlm.pocket.training.card`, on {machine}: the first {count} test
-questions, greedy answers that are right word for word, float32. "No picture": the question alone.
-"Most frequent": always the commonest answer of the skill.
+questions of each kind of scenes, greedy answers that are right word for word, float32. "No
+picture": the question alone. "Most frequent": always the commonest answer of the skill.
 
-| skill | all {tokens} tokens | no picture | most frequent |
-|---|---|---|---|
-{rows}
-
-Licence: Apache-2.0, like the code that draws the scenes.
+{tables}
+Licence: Apache-2.0, like the code that draws the scenes; pictograms: SIL Open Font License 1.1.
 """
+TITLES = {
+    "plain": "Plain scenes: three to seven shapes and digits, apart from each other",
+    "dense": "Dense scenes: seven to twelve, small digits, shapes partly hidden; two or three skills "
+    "a question",
+    "pictograms": "Pictograms and signs",
+}
+FIRST = "Weights start from seed 0."
+NEXT = """Both go on from an earlier run of the same commands on plain scenes alone ({tower_images:,} and
+{pictures:,} pictures, {minutes} minutes; its logs are the earlier ones), which started from seed 0."""
 
 
 def read(path: Path) -> list[dict]:
@@ -92,12 +98,13 @@ def plot_curves(tower: list[dict], language: list[dict], path: Path) -> None:
         [t["step"] for t in steps], [t["right"] for t in steps], label="answer words (train)"
     )
     valid = [t for t in language if "validation" in t]
-    right.plot(
-        [t["step"] for t in valid],
-        [t["validation"]["overall"] for t in valid],
-        "o-",
-        label="answers (validation)",
-    )
+    for scenes in valid[-1]["validation"]:
+        right.plot(
+            [t["step"] for t in valid],
+            [t["validation"][scenes]["overall"] for t in valid],
+            "o-",
+            label=f"answers ({scenes}, validation)",
+        )
     right.set(title="2: language model", xlabel="steps", ylim=(0, 1.02))
     for axes in (left, right):
         axes.grid(alpha=0.3)
@@ -105,25 +112,57 @@ def plot_curves(tower: list[dict], language: list[dict], path: Path) -> None:
     figure.savefig(path, dpi=90)
 
 
-def write_card(run: Path, count: int, machine: str, note: str) -> None:
+def measure(model, processor, count: int, scenes: str) -> dict[str, dict[str, float]]:
+    """Accuracy on test questions by skill: with the picture, without, and by the commonest answer."""
+    scores = answer(model, processor, "test", count, scenes)
+    blind = answer(model, processor, "test", count, scenes, pictures=False)
+    return {
+        "all": accuracy(scores),
+        "no_picture": accuracy(blind),
+        "most_frequent": most_frequent(scores),
+    }
+
+
+def score_table(scenes: str, tokens: int, found: dict[str, dict[str, float]]) -> str:
+    seeing, blind, common = found["all"], found["no_picture"], found["most_frequent"]
+    rows = [
+        f"| {skill} | {seeing[skill]:.1%} | {blind[skill]:.1%} | {common[skill]:.1%} |"
+        for skill in skills(scenes)
+    ]
+    rows.append(f"| **overall** | **{seeing['overall']:.1%}** | {blind['overall']:.1%} | |")
+    head = f"| skill | all {tokens} tokens | no picture | most frequent |\n|---|---|---|---|\n"
+    return f"{TITLES[scenes]}:\n\n{head}" + "\n".join(rows) + "\n"
+
+
+def run_facts(run: Path) -> dict[str, int]:
+    """Steps, pictures and minutes of both stages, from their logs."""
+    tower, language = read(run / "tower.jsonl"), read(run / "language.jsonl")
+    steps = [line for line in language if "pictures" in line]
+    return {
+        "tower_steps": tower[-1]["step"],
+        "tower_images": tower[-1]["pictures"],
+        "language_steps": steps[-1]["step"],
+        "pictures": steps[-1]["pictures"],
+        "minutes": round((duration(tower) + duration(language)) / 60),
+    }
+
+
+def write_card(
+    run: Path, count: int, machine: str, note: str, scenes: list[str], before: Path | None
+) -> None:
     from transformers import AutoProcessor, LlavaForConditionalGeneration
 
     folder = run / "pocket"
     model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(folder)
-    scores = answer(model, processor, "test", count)
-    blind = accuracy(answer(model, processor, "test", count, pictures=False))
-    seeing, common = accuracy(scores), most_frequent(scores)
-    rows = [
-        f"| {skill} | {seeing[skill]:.1%} | {blind[skill]:.1%} | {common[skill]:.1%} |"
-        for skill in SKILLS
-    ]
-    rows.append(f"| **overall** | **{seeing['overall']:.1%}** | {blind['overall']:.1%} | |")
-    tower, language = read(run / "tower.jsonl"), read(run / "language.jsonl")
-    steps = [line for line in language if "pictures" in line]
+    found = {kind: measure(model, processor, count, kind) for kind in scenes}
     config = model.config
     text, vision = config.text_config, config.vision_config
+    tables = "\n".join(
+        score_table(kind, config.image_seq_length, one) for kind, one in found.items()
+    )
     card = CARD.format(
+        **run_facts(run),
         parameters=sum(p.numel() for p in model.parameters()) / 1e6,
         words=text.vocab_size,
         vision_width=vision.hidden_size,
@@ -135,23 +174,21 @@ def write_card(run: Path, count: int, machine: str, note: str) -> None:
         layers=text.num_hidden_layers,
         heads=text.num_attention_heads,
         seeds=", ".join(f"{split} from {first:,}" for split, first in SEEDS.items()),
-        tower_steps=tower[-1]["step"],
-        tower_images=tower[-1]["pictures"],
-        language_steps=steps[-1]["step"],
-        pictures=steps[-1]["pictures"],
+        start=NEXT.format(**run_facts(before)) if before else FIRST,
         machine=machine,
         note=f" {note}" if note else "",
-        minutes=round((duration(tower) + duration(language)) / 60),
         count=count,
-        rows="\n".join(rows),
+        tables=tables,
     )
     (folder / "README.md").write_text(card)
-    plot_curves(tower, language, folder / "curves.png")
+    plot_curves(read(run / "tower.jsonl"), read(run / "language.jsonl"), folder / "curves.png")
     for name in ("tower.jsonl", "language.jsonl"):
         shutil.copy(run / name, folder / name)
-    result = {"count": count, "all": seeing, "no_picture": blind, "most_frequent": common}
+        if before:
+            shutil.copy(before / name, folder / f"earlier-{name}")
+    result = {"count": count, "scenes": found}
     (folder / "accuracy.json").write_text(json.dumps(result, indent=1) + "\n")
-    print("\n".join(rows))
+    print(tables)
 
 
 def main() -> None:
@@ -162,8 +199,12 @@ def main() -> None:
         "--machine", default=f"{torch.get_num_threads()} cores, {platform.machine()}"
     )
     parser.add_argument("--note", default="", help="a sentence about this run")
+    parser.add_argument("--scenes", nargs="+", choices=SCENES, default=list(SCENES))
+    parser.add_argument("--start", type=Path, help="the earlier run that this one began from")
     options = parser.parse_args()
-    write_card(options.out, options.count, options.machine, options.note)
+    write_card(
+        options.out, options.count, options.machine, options.note, options.scenes, options.start
+    )
 
 
 if __name__ == "__main__":

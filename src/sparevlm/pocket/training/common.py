@@ -224,7 +224,7 @@ def fit(
             optimizer.zero_grad()
         for what, value in report.items():
             mean[what] = 0.98 * mean.get(what, value) + 0.02 * value
-        if (step + 1) % 100 == 0:
+        if (step + 1) % 100 == 0 or step + 1 in (steps, stop):
             log(step=step + 1, pictures=(step + 1) * plan.batch, **mean)
         if (step + 1) % plan.every == 0 or step + 1 in (steps, stop):
             save_checkpoint(out / f"{name}.pt", step + 1, module, optimizers)
