@@ -10,6 +10,7 @@ QUESTION ?= what is nearest to the yellow circle ?
 KEEP ?= 12
 JOBS ?= 2
 OLDEST ?= 5.18.0
+LMMS ?= 0.7.3
 
 # Reaches the recipe as it is, whatever quotes it holds.
 export QUESTION
@@ -64,6 +65,11 @@ test-oldest: export OMP_NUM_THREADS = 1
 test-oldest: .venv-oldest/.test ## tests of the mechanism on the oldest transformers that works
 	.venv-oldest/bin/python -m pytest -n $(JOBS) -m "not hub" tests/hf tests/methods
 
+.PHONY: test-lmms
+test-lmms: export OMP_NUM_THREADS = 1
+test-lmms: .venv-lmms/.test ## tests with lmms-eval itself, offline
+	.venv-lmms/bin/python -m pytest tests/integrations
+
 .PHONY: bench-selection
 bench-selection: export OMP_NUM_THREADS = 1
 bench-selection: .venv/.core ## time of the selection against one matrix product, on one core
@@ -85,7 +91,7 @@ format: .venv/.dev ## fix what ruff can fix, and format
 
 .PHONY: clean
 clean: ## remove the environments, caches and builds (not out/)
-	rm -rf .venv .venv-oldest .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf .venv .venv-oldest .venv-lmms .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: installed again only when what is to be installed has changed.
@@ -99,4 +105,10 @@ clean: ## remove the environments, caches and builds (not out/)
 
 .venv-oldest/.test: pyproject.toml constraints.txt
 	$(call install,.venv-oldest,-e '.[test]' transformers==$(OLDEST))
+	@touch $@
+
+# lmms-eval by itself: it asks for some fifty packages, most of which only some tasks need.
+.venv-lmms/.test: pyproject.toml constraints.txt
+	$(call install,.venv-lmms,-e '.[test-lmms]')
+	@.venv-lmms/bin/python -m pip install -qq --no-deps lmms-eval==$(LMMS)
 	@touch $@

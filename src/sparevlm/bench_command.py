@@ -7,13 +7,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from sparevlm.budgets import read_budget
+
 KEEPS = "33.3%,22.2%,11.1%,5.6%"
 SCENES = {"pocket": "plain", "dense": "dense", "pictograms": "pictograms"}
 SPLITS = ("test", "validation")
 
 
-def add_bench(commands: Any, budget: Any, quiet: Any) -> None:
-    """Add the command; `budget` reads one budget, and in `quiet()` loading says nothing."""
+def add_bench(commands: Any, quiet: Any) -> None:
+    """Add the command; in `quiet()` loading says nothing."""
     bench = commands.add_parser(
         "bench",
         help="measure accuracy with pruning, beside controls",
@@ -47,10 +49,10 @@ def add_bench(commands: Any, budget: Any, quiet: Any) -> None:
     add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), help="of the model")
     add("--device", metavar="NAME", help="cpu, cuda, ... (default: an accelerator)")
     add("--out", required=True, type=Path, metavar="DIR", help="folder for answers and report")
-    bench.set_defaults(run=lambda args: _bench(args, budget, quiet))
+    bench.set_defaults(run=lambda args: _bench(args, quiet))
 
 
-def _bench(args: argparse.Namespace, budget: Any, quiet: Any) -> str:
+def _bench(args: argparse.Namespace, quiet: Any) -> str:
     missing = [name for name in ("scipy", "tqdm") if find_spec(name) is None]
     if missing:
         raise ValueError(f"bench needs {' and '.join(missing)}: pip install 'sparevlm[bench]'")
@@ -63,7 +65,7 @@ def _bench(args: argparse.Namespace, budget: Any, quiet: Any) -> str:
     from sparevlm.methods import list_methods
 
     names = list_methods() if args.methods == "all" else args.methods.split(",")
-    keeps = [budget(part) for part in args.keep.split(",")]
+    keeps = [read_budget(part) for part in args.keep.split(",")]
     settings = evaluation.make_settings([name.strip() for name in names], keeps, args.seeds)
     items, odd = _items(args)
     with quiet():

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import sys
 import time
 import traceback
@@ -20,6 +19,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sparevlm.bench_command import add_bench
+from sparevlm.budgets import read_budget
 from sparevlm.compare_command import add_compare
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=f"sparevlm {_version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     ask = _add_ask(commands)
-    add_bench(commands, _keep, _quiet)
+    add_bench(commands, _quiet)
     add_compare(commands)
     for name, run, words in (
         ("methods", _methods, "list the pruning methods and their settings"),
@@ -172,7 +172,7 @@ def _add_ask(commands: Any) -> argparse.ArgumentParser:
     add(
         "--keep",
         default=KEEP,
-        type=_keep,
+        type=read_budget,
         metavar="K",
         help="tokens per picture (16), or their share (0.06 or 6%%) (default: %(default)s)",
     )
@@ -208,17 +208,6 @@ def _version() -> str:
         return version("sparevlm")
     except PackageNotFoundError:  # run from a source tree
         return "(not installed)"
-
-
-def _keep(text: str) -> int | float | str:
-    """Read a budget; what is no number is left for the method to refuse."""
-    text = text.strip()
-    try:
-        if re.fullmatch(r"[+-]?\d+", text):
-            return int(text)
-        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
-    except ValueError:
-        return text
 
 
 # ---------------------------------------------------------------- ask

@@ -40,6 +40,7 @@ TASKS: dict[str, tuple[Task, ...]] = {
     "vizwiz_vqa_val": (Task("vizwiz", "exact_match", remark=_TEST_DEV),),
     "scienceqa_img": (Task("sqa", "exact_match"),),
     "textvqa_val": (Task("textvqa", "exact_match"),),
+    "textvqa_val_ocr": (Task("textvqa", "exact_match"),),
     "pope": (Task("pope", "pope_f1_score"),),
     "mme": (Task("mme_p", "mme_perception_score", 1.0), Task("mme_c", "mme_cognition_score", 1.0)),
     "mmbench_en_dev_static": (Task("mmb", "gpt_eval_score", 1.0),),
@@ -158,7 +159,7 @@ def _of_lmms(path: Path, data: dict[str, Any]) -> Finished:
                 remarks.append(f"{name}: {task.remark}")
         if name not in TASKS and name.split("_")[0] in {t.split("_")[0] for t in TASKS}:
             remarks.append(f"{name}: not among the tasks that papers report, left out")
-        if name == "textvqa_val":
+        if name.startswith("textvqa_val"):
             ocr = _ocr((data.get("configs") or {}).get(name) or {})
     if "mme_p" in scores and "mme_c" in scores:
         scores["mme_pc"] = scores["mme_p"] + scores["mme_c"]

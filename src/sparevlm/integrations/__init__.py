@@ -1,0 +1,1 @@
+"""Adapters to other projects; none of them is needed to import sparevlm."""

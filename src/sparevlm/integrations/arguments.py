@@ -1,0 +1,90 @@
+"""Model arguments of a benchmark suite as a model and a method."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields
+from typing import Any, NamedTuple
+
+from sparevlm.budgets import read_budget
+from sparevlm.methods import PruningMethod, get_method, list_methods, method_class
+
+RELEVANCE = ("auto", "clip", "llm", "none")
+UNPRUNED = "none"
+
+
+class Plan(NamedTuple):
+    """What to load and how to prune it.
+
+    Attributes
+    ----------
+    pretrained : str
+    dtype, device : str or None
+    method : PruningMethod or None
+        None: all tokens.
+    relevance : str
+    """
+
+    pretrained: str
+    dtype: str | None
+    device: str | None
+    method: PruningMethod | None
+    relevance: str
+
+
+def read_plan(
+    pretrained: str = "pocket",
+    method: str = "spare",
+    keep: Any = None,
+    relevance: str = "auto",
+    dtype: str | None = None,
+    device: str | None = None,
+    **settings: Any,
+) -> Plan:
+    """Check the arguments, as text or as numbers, and make the method.
+
+    Parameters
+    ----------
+    pretrained : str
+        As `sparevlm.load` takes it.
+    method : str
+        A name of `list_methods()`, or "none" for the unpruned model.
+    keep : int, float or str
+        Tokens, or a share of them such as 0.111 or "11.1%"; methods need it.
+    relevance : str
+        One of `RELEVANCE`.
+    settings
+        Fields of the method, such as guidance or seed.
+
+    Raises
+    ------
+    ValueError
+        Saying which argument is wrong and what is allowed.
+    """
+    if relevance not in RELEVANCE:
+        raise ValueError(f"relevance={relevance!r}: give one of {', '.join(RELEVANCE)}")
+    if method == UNPRUNED:
+        unused = sorted(settings | ({} if keep is None else {"keep": keep}))
+        if unused:
+            raise ValueError(f"method=none prunes nothing, and {', '.join(unused)} was given")
+        return Plan(str(pretrained), dtype, device, None, relevance)
+    if method not in list_methods():
+        names = ", ".join([UNPRUNED, *list_methods()])
+        raise ValueError(f"no method is named {method!r}: there are {names}")
+    if keep is None:
+        raise ValueError("how many tokens to keep is missing: give keep=64, or keep=11.1%")
+    allowed = {field.name: field.default for field in fields(method_class(method))}
+    allowed.pop("keep")
+    for name in settings:
+        if name not in allowed:
+            known = ", ".join(["pretrained", "method", "keep", "relevance", "dtype", *allowed])
+            raise ValueError(f"no argument is named {name!r}: {method} takes {known}")
+    given = {name: _like(allowed[name], value) for name, value in settings.items()}
+    budget = read_budget(keep) if isinstance(keep, str) else keep
+    return Plan(str(pretrained), dtype, device, get_method(method, budget, **given), relevance)
+
+
+def _like(default: Any, value: Any) -> Any:
+    """A number where the setting is a real number, whatever it was written as."""
+    if default is not MISSING and isinstance(default, float) and isinstance(value, int):
+        return value if isinstance(value, bool) else float(value)
+    return value
