@@ -147,10 +147,12 @@ _PAGE = """<!doctype html>
 <title>{title}</title>
 <style>
 body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem; color: #222; }}
-img {{ max-width: 100%; width: 46rem; display: block; margin: 1rem 0; }}
+img {{ max-width: 100%; width: 44rem; display: block; margin: 1rem 0; }}
 div {{ overflow-x: auto; }}
+.plots {{ display: flex; flex-wrap: wrap; gap: 2rem; }}
 table {{ border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }}
 th, td {{ padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #ddd; }}
+td {{ white-space: nowrap; }}
 th:first-child, td:first-child {{ text-align: left; }}
 .gallery th, .gallery td {{ text-align: left; vertical-align: top; min-width: 8rem; }}
 .gallery img {{ width: 9rem; margin: 0 0 .3rem; }}
@@ -158,7 +160,7 @@ th:first-child, td:first-child {{ text-align: left; }}
 </style>
 <h1>{title}</h1>
 <p>{words}</p>
-{pictures}
+<div class="plots">{pictures}</div>
 <div><table><thead><tr>{head}</tr></thead><tbody>
 {body}</tbody></table></div>
 {gallery}{left}
