@@ -66,33 +66,25 @@ def _bench(args: argparse.Namespace, quiet: Any) -> str:
 
     names = list_methods() if args.methods == "all" else args.methods.split(",")
     keeps = [read_budget(part) for part in args.keep.split(",")]
-    settings = evaluation.make_settings([name.strip() for name in names], keeps, args.seeds)
+    names = [name.strip() for name in names]
+    evaluation.make_settings(names, keeps, args.seeds)  # before anything is loaded
     items, odd = _items(args)
     with quiet():
         model, processor = hf.load(args.model, dtype=args.dtype, device=args.device)
-        about = {
-            "model": args.model,
-            "task": args.task,
-            "questions": len(items),
-            "relevance": args.relevance,
-            "max_new_tokens": args.max_new_tokens,
-            "dtype": str(model.dtype),
-        }
-        gallery = evaluation.make_gallery(items, settings, args.out, processor)
-        answers, unread = evaluation.run(
+        found = evaluation.bench(
             model,
             processor,
             items,
-            settings,
             args.out,
-            about=about,
+            methods=names,
+            keep=keeps,
+            seeds=args.seeds,
             batch=args.batch,
             max_new_tokens=args.max_new_tokens,
-            options={"tokenizer": processor.tokenizer, "relevance": args.relevance},
-            draw=gallery.draw,
+            relevance=args.relevance,
+            odd=odd,
+            about={"model": args.model, "task": args.task},
         )
-    found = evaluation.results(items, settings, answers, odd | unread, about)
-    evaluation.write_report(found, args.out, gallery.page(items, settings, answers))
     left = len(found["left_out"])
     said = f"{left} questions were left out, see report.md; " if left else ""
     return f"{said}written: {args.out / 'report.md'}, {args.out / 'results.json'}"

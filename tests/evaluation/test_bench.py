@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sparevlm import cli
+from sparevlm import cli, evaluation, load
 from sparevlm.evaluation import loop, make_settings, pocket_items, read_items
 from sparevlm.evaluation.statistics import interval, relative, same, yes_no_f1
 from sparevlm.pocket.questions import sample, skills
@@ -246,6 +246,21 @@ def test_every_family_can_be_asked(name, tmp_path):
     full = next(a for a in found if a.setting == "all tokens")
     few = next(a for a in found if a.setting != "all tokens")
     assert full.before == full.after >= few.before > few.after > 0
+
+
+def test_from_python(tmp_path):
+    """Rows of the user's own, pictures in memory."""
+    model, processor = load("pocket", device="cpu")
+    rows = [row(i) | {"image": sample("test", i)[0].picture()} for i in range(4)]
+    rows.append({"image": 3, "question": "what ?", "answer": "x"})
+    found = evaluation.bench(
+        model, processor, rows, tmp_path, methods=["divprune"], keep=[12], seeds=1
+    )
+    assert found == json.loads((tmp_path / "results.json").read_text())
+    assert found["questions"] == 4 and "neither a picture" in found["left_out"]["4"]
+    with pytest.raises(ValueError, match="holds a run with content"):
+        rows[0]["question"] = "another ?"
+        evaluation.bench(model, processor, rows, tmp_path, methods=["divprune"], keep=[12], seeds=1)
 
 
 def test_parquet(tmp_path):

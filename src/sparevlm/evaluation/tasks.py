@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,8 +74,40 @@ def read_items(path: str | Path, limit: int | None = None) -> tuple[list[Item], 
     kinds = {".jsonl": _jsonl, ".parquet": _parquet}
     if path.suffix not in kinds:
         raise ValueError(f"{path} is neither .jsonl nor .parquet: give one of these")
+    return make_items(kinds[path.suffix](path), limit, folder=path.parent, source=str(path))
+
+
+def make_items(
+    rows: Iterable[Any],
+    limit: int | None = None,
+    *,
+    folder: str | Path = ".",
+    source: str = "the task",
+) -> tuple[list[Item], dict[int, str]]:
+    """Make items of rows, each with image, question, answer and perhaps skill.
+
+    Parameters
+    ----------
+    rows : iterable of dict
+        image: a Pillow image, a path or bytes, or a list of these; question: text; answer: text, or
+        a list of texts that are all right. A row that is a text says why there is none.
+    folder : str or Path
+        What relative paths start from.
+    source : str
+        What errors call the rows.
+
+    Returns
+    -------
+    items, odd
+        As `read_items` gives them.
+
+    Raises
+    ------
+    ValueError
+        If the first row lacks a column, or no row can be used.
+    """
     items, odd = [], {}
-    for row, given in kinds[path.suffix](path):
+    for row, given in enumerate(rows):
         if limit is not None and row >= limit:
             break
         if isinstance(given, str):
@@ -84,7 +116,7 @@ def read_items(path: str | Path, limit: int | None = None) -> tuple[list[Item], 
         missing = [name for name in COLUMNS if given.get(name) is None]
         if missing and row == 0:
             raise ValueError(
-                f"{path} has no {' and no '.join(missing)} in its first row: it needs "
+                f"{source} has no {' and no '.join(missing)} in its first row: it needs "
                 f"{', '.join(COLUMNS)}"
             )
         why = f"it has no {missing[0]}" if missing else _odd(given)
@@ -94,11 +126,11 @@ def read_items(path: str | Path, limit: int | None = None) -> tuple[list[Item], 
         answer = given["answer"]
         answers = (answer,) if isinstance(answer, str) else tuple(answer)
         skill = str(given.get("skill") or "")
-        pictures = _opener(given["image"], path.parent)
+        pictures = _opener(given["image"], Path(folder))
         items.append(Item(row, given["question"], answers, skill, pictures))
     if not items:
         why = f": row {min(odd)}: {odd[min(odd)]}" if odd else ""
-        raise ValueError(f"{path} holds no question that can be asked{why}")
+        raise ValueError(f"{source} holds no question that can be asked{why}")
     return items, odd
 
 
@@ -112,8 +144,7 @@ def _odd(given: dict[str, Any]) -> str:
     return ""
 
 
-def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
-    row = 0
+def _jsonl(path: Path) -> Iterator[Any]:
     with path.open(encoding="utf-8") as lines:
         for line in lines:
             if not line.strip():
@@ -122,20 +153,16 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
                 found = json.loads(line)
             except json.JSONDecodeError as error:
                 found = f"it is no JSON ({error})"
-            yield row, found if isinstance(found, dict | str) else "it is no JSON object"
-            row += 1
+            yield found if isinstance(found, dict | str) else "it is no JSON object"
 
 
-def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
+def _parquet(path: Path) -> Iterator[Any]:
     try:
         import pyarrow.parquet as parquet
     except ImportError:
         raise ValueError("reading parquet needs pyarrow: pip install pyarrow") from None
-    row = 0
     for batch in parquet.ParquetFile(path).iter_batches(64):
-        for found in batch.to_pylist():
-            yield row, found
-            row += 1
+        yield from batch.to_pylist()
 
 
 def _opener(image: Any, folder: Path) -> Callable[[], list[Image.Image]]:
@@ -144,6 +171,8 @@ def _opener(image: Any, folder: Path) -> Callable[[], list[Image.Image]]:
 
 
 def _open(image: Any, folder: Path) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
     data = image.get("bytes") if isinstance(image, dict) else image
     if isinstance(data, bytes):
         try:
@@ -151,6 +180,6 @@ def _open(image: Any, folder: Path) -> Image.Image:
         except (OSError, ValueError) as error:
             raise ValueError(f"its picture cannot be read ({error})") from error
     name = image.get("path") if isinstance(image, dict) else image
-    if not isinstance(name, str):
-        raise ValueError("its image is neither a path nor bytes")
+    if not isinstance(name, str | Path):
+        raise ValueError("its image is neither a picture, nor a path, nor bytes")
     return open_picture(str(folder / name))
