@@ -51,7 +51,7 @@ def results(
         f1 = [yes_no_f1([a.said for a in one], [i.answers[0] for i in asked]) for one in each]
         known = [value for value in f1 if value is not None]
         against = {
-            other: interval(outcome, right[other, budget])
+            other: list(interval(outcome, right[other, budget]))
             for other in _AGAINST
             if (other, budget) in right and other != name
         }
