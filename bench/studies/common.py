@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 from collections.abc import Callable, Iterable, Sequence
@@ -128,6 +129,11 @@ class Bench:
                 float(np.mean([answer.after for answer in flat])),
             )
         return self.known[folder, label]
+
+
+def known_scenes() -> list[str]:
+    """Kinds of scenes that the shipped model was trained on."""
+    return list(json.loads((POCKET / "accuracy.json").read_text())["scenes"])
 
 
 def percent(value: float) -> str:

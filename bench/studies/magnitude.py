@@ -2,38 +2,46 @@
 
 from __future__ import annotations
 
-from bench.studies.common import COMPOSITIONAL, KEEPS, Bench, Page, percent, table
+import numpy as np
+
+from bench.studies.common import COMPOSITIONAL, KEEPS, Bench, Page, known_scenes, percent, table
 from sparevlm import SPARE
 
 
 def study(bench: Bench, page: Page) -> None:
-    kinds = {"plain": (bench, bench.of(COMPOSITIONAL))}
-    parts = [
-        "SPARE keeps the lengths of the features, DivPrune and CDPruner look at directions alone. "
-        "With `normalize=True` SPARE does so too: everything else being equal, the difference is "
-        "what magnitude is worth.\n"
-    ]
+    those = bench.of(COMPOSITIONAL)
+    groups = {"compositional": (bench, those), "simple": (bench, ~those)}
+    if "dense" in known_scenes():
+        dense = Bench(bench.out.parent, bench.limit, bench.split, "dense")
+        groups["dense scenes, two or three skills"] = (dense, np.ones(dense.limit, bool))
     rows = []
     for keep in KEEPS:
         for guidance in ("none", "anti"):
-            found = {}
-            for normalize in (False, True):
-                label = f"spare {guidance} normalize {normalize} {keep}"
-                method = SPARE(keep, guidance=guidance, normalize=normalize)
-                found[normalize] = bench.ask({label: [method]}, "clip")[label]
-            raw, unit = found[False], found[True]
-            for title, those in (
-                ("compositional", kinds["plain"][1]),
-                ("simple", ~kinds["plain"][1]),
-            ):
+            for title, (asked, which) in groups.items():
+                raw, unit = (
+                    asked.ask({label: [method]}, "clip")[label]
+                    for label, method in (
+                        (
+                            f"spare {guidance} normalize {normalize} {keep}",
+                            SPARE(keep, guidance=guidance, normalize=normalize),
+                        )
+                        for normalize in (False, True)
+                    )
+                )
                 rows.append(
-                    [f"guidance {guidance}", keep, title, percent(raw.right[those].mean()),
-                     percent(unit.right[those].mean()), unit.minus(raw, those)]
+                    [f"guidance {guidance}", keep, title, percent(raw.right[which].mean()),
+                     percent(unit.right[which].mean()), unit.minus(raw, which)]
                 )  # fmt: skip
     simple = [s for s in dict.fromkeys(bench.skills.tolist()) if s not in COMPOSITIONAL]
-    parts += [
-        f"Compositional: {', '.join(COMPOSITIONAL)}. Simple: {', '.join(simple)}.\n",
-        table(["SPARE", "tokens", "questions", "as they are", "length 1", "length 1 - as they are"],
-              rows),
-    ]  # fmt: skip
-    page.write("Does magnitude matter?", bench, parts)
+    head = ["SPARE", "tokens", "questions", "as they are", "length 1", "length 1 - as they are"]
+    page.write(
+        "Does magnitude matter?",
+        bench,
+        [
+            "SPARE keeps the lengths of the features, DivPrune and CDPruner look at directions "
+            "alone. With `normalize=True` SPARE does so too: everything else being equal, the "
+            "difference is what magnitude is worth.\n",
+            f"Compositional: {', '.join(COMPOSITIONAL)}. Simple: {', '.join(simple)}.\n",
+            table(head, rows),
+        ],
+    )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
-from bench.studies.common import COLORS, KEEPS, Bench, Outcome, Page, percent, random, table
+from bench.studies.common import KEEPS, Bench, Outcome, Page, percent, random, table
 from sparevlm import get_method, list_methods
 from sparevlm.methods.base import method_class
 
@@ -115,22 +116,19 @@ def _by_skill(bench: Bench, found: dict, members: list[str]) -> str:
 def _points(found: dict, members: list[str]) -> Figure:
     figure = Figure(figsize=(7.6, 4.6), layout="constrained")
     axes = figure.subplots()
-    marks = dict(zip(KEEPS, "osD^", strict=True))
+    marks, colors = dict(zip(KEEPS, "osD^", strict=True)), colormaps["tab20"]
     for i, name in enumerate(members):
-        color = COLORS[i % len(COLORS)]
         for keep in KEEPS:
             one = found[name, keep]
             axes.plot(
-                one.residual, 100 * one.accuracy, marks[keep], color=color, markersize=6,
-                markerfacecolor=color if i < len(COLORS) else "none",
+                one.residual, 100 * one.accuracy, marks[keep], color=colors(i), markersize=6,
                 label=name if keep == KEEPS[0] else None,
             )  # fmt: skip
     axes.set_xscale("log")
     axes.set(xlabel="feature energy left unexplained", ylabel="right answers (%)")
     axes.grid(True, color="#dddddd", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
-    names = axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    axes.add_artist(names)
+    figure.legend(frameon=False, fontsize=8, loc="outside right upper")
     shapes = [axes.plot([], [], marks[k], color="#444444", label=f"{k} tokens")[0] for k in KEEPS]
     axes.legend(handles=shapes, frameon=False, fontsize=8, loc="lower left")
     return figure
