@@ -46,9 +46,9 @@ def study(bench: Bench, page: Page) -> None:
         plotted[name] = [(keep, found[name, keep].accuracy) for keep in KEEPS]
         for keep in KEEPS:
             one = found[name, keep]
+            difference = "" if name == "random" else one.minus(found["random", keep])
             rows.append(
-                [name, keep, percent(one.accuracy), one.minus(found["random", keep]),
-                 *by_skill(bench, one)]
+                [name, keep, percent(one.accuracy), difference, *by_skill(bench, one)]
             )  # fmt: skip
     drawn = lines_plot(plotted, "visual tokens kept", {"all tokens": full.accuracy})
     page.write(

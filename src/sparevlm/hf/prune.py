@@ -31,6 +31,7 @@ from sparevlm.hf.memory import Memory, cached_prefix, recall
 from sparevlm.hf.mrope import axes_positions
 from sparevlm.hf.pictures import Picture, locate, reduce_pictures, reduced, runs_of, spoken
 from sparevlm.hf.prompt import shorten
+from sparevlm.hf.remember import remembered
 from sparevlm.hf.report import ImageReport
 
 if TYPE_CHECKING:
@@ -219,7 +220,12 @@ def _encode(
 ) -> Encoded:
     """Run the encoder, and say so where the question cannot be put beside what it gives."""
     wants_hidden = guidance is not None and guidance.scorer.needs_hidden_states
-    encoded = encode(model, family, modality, kwargs, method, hidden=wants_hidden, runs=runs)
+    encoded = remembered(
+        kwargs,
+        method,
+        (id(model), modality.name, wants_hidden, runs),
+        lambda: encode(model, family, modality, kwargs, method, hidden=wants_hidden, runs=runs),
+    )
     if wants_hidden and encoded.hidden is None:
         warnings.warn(
             f"guidance by the question is off: no text tower can be put beside the tokens of a "
