@@ -17,6 +17,8 @@ from sparevlm import SPARE, cli, load
 from sparevlm.evaluation import Setting, pocket_items, run
 from sparevlm.evaluation.statistics import same
 from sparevlm.pocket.questions import sample
+from tests.evaluation.test_bench import TEMPLATE
+from tests.families import BUILDERS
 
 COUNT = 30
 YAML = """task: pocket_scenes
@@ -202,6 +204,23 @@ def test_pictures_or_none_and_stop_strings():
     docs[0] = asked([{"type": "video", "url": "film.mp4"}])
     with pytest.raises(ValueError, match="videos or sound"):
         model.generate_until([Request(0)])
+
+
+@pytest.mark.parametrize("name", sorted(BUILDERS))
+def test_every_family(name, monkeypatch):
+    from sparevlm.integrations import lmms_model
+
+    made = BUILDERS[name]()
+    made.processor.chat_template = TEMPLATE.format(image=made.image)
+    monkeypatch.setattr(lmms_model, "load", lambda *a, **how: (made.model, made.processor))
+    model = lmms_model.SpareVLM(keep=0.3, method="divprune", batch_size=2)
+    scenes = [sample("test", i)[0].picture() for i in range(2)]
+    text = {"type": "text", "text": "what is it ?"}
+    docs = [asked([{"type": "image", "url": scene}, text]) for scene in scenes]
+    model.task_dict = {"task": {"test": docs}}
+    found = model.generate_until([Request(i, max_new_tokens=2) for i in range(2)])
+    assert len(found) == 2 and len(model.kept) >= 2
+    assert all(0 < after < before for before, after in model.kept)
 
 
 def test_the_tasks_of_the_documentation(tmp_path):
