@@ -51,16 +51,21 @@ class Guidance:
     def read(self, ids: Tensor) -> str:
         """The last thing that the user asks in a prompt [M], without the template's role marks."""
         text = self.tokenizer.decode(ids.tolist(), skip_special_tokens=True)
-        marks = list(re.finditer(self.family.question, text))
-        ends = [*[mark.start() for mark in marks[1:]], len(text)][: len(marks)]
-        # An answer that was begun, or is scored, is no question.
-        asked = [
-            text[mark.end() : end].strip()
-            for mark, end in zip(marks, ends, strict=True)
-            if not mark.group().lower().startswith(("assistant", "system", "[/"))
-        ]
-        pieces = asked or [text.strip()]
-        return next((piece for piece in reversed(pieces) if piece), "")
+        return last_question(text, self.family)
+
+
+def last_question(text: str, family: Family) -> str:
+    """The last thing that the user asks in a prompt, without the template's role marks."""
+    marks = list(re.finditer(family.question, text))
+    ends = [*[mark.start() for mark in marks[1:]], len(text)][: len(marks)]
+    # An answer that was begun, or is scored, is no question.
+    asked = [
+        text[mark.end() : end].strip()
+        for mark, end in zip(marks, ends, strict=True)
+        if not mark.group().lower().startswith(("assistant", "system", "[/"))
+    ]
+    pieces = asked or [text.strip()]
+    return next((piece for piece in reversed(pieces) if piece), "")
 
 
 def make_guidance(

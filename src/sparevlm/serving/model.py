@@ -1,0 +1,122 @@
+"""The worker's part: encode pictures a few at a time, and keep of each what its item says."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparevlm.serving import metrics
+from sparevlm.serving.item import Item
+from sparevlm.serving.question import Questions
+from sparevlm.serving.settings import KEY
+from sparevlm.tokens import VisualTokens
+
+
+class Pruned:
+    """Mixin of a vLLM model: `embed_multimodal` gives the kept rows of each picture.
+
+    A family says how its arguments fall apart into pictures (`counts`, `flat`), which rows are
+    separators, and what grid the others form.
+    """
+
+    # Argument whose rows several pictures share, beside those with one row a picture.
+    flat: str = ""
+    # Whether a picture is one grid of patches, each of them a token.
+    one_grid: bool = False
+
+    def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+        super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
+        self._room = vllm_config.scheduler_config.max_num_encoder_input_tokens
+        self._questions = Questions(self, vllm_config.model_config)
+
+    def embed_multimodal(self, **kwargs: Any) -> Any:
+        """See `SupportsMultiModal`: rows [k, D], and what `placed` puts behind them."""
+        given = kwargs.pop(KEY, None)
+        if given is None:
+            return super().embed_multimodal(**kwargs)  # type: ignore[misc]
+        items = [Item.from_tensor(one) for one in given]
+        kept = []
+        for first, last in _batches([item.total for item in items], self._room):
+            part = self.arguments(kwargs, first, last)
+            with self._questions.listening(any(i.settings.guided for i in items[first:last])):
+                encoded = super().embed_multimodal(**part)  # type: ignore[misc]
+            for place, features in enumerate(encoded):
+                one = self.arguments(part, place, place + 1)
+                kept.append(self._keep(items[first + place], features, one, place))
+        return kept
+
+    def arguments(self, kwargs: Mapping[str, Any], first: int, last: int) -> dict[str, Any]:
+        """The encoder's arguments for pictures `first` to `last` alone."""
+        found = {}
+        counts = self.counts(kwargs) if self.flat else []
+        for name, value in kwargs.items():
+            if self.flat and name == self.flat:
+                begin = sum(counts[:first])
+                found[name] = value[begin : begin + sum(counts[first:last])]
+            elif isinstance(value, Tensor) and value.ndim == 0:
+                found[name] = value  # shared by all
+            else:
+                found[name] = value[first:last]
+        return found
+
+    def counts(self, kwargs: Mapping[str, Any]) -> list[int]:
+        """Rows of the `flat` argument that each picture takes."""
+        raise NotImplementedError
+
+    def candidates(self, features: Tensor) -> Tensor | None:
+        """False [N] for separators among the rows of a picture; None: there are none."""
+        return None
+
+    def grid(self, features: Tensor, one: Mapping[str, Any]) -> tuple[int, int] | None:
+        """Rows and columns that the tokens of a picture form."""
+        side = math.isqrt(len(features))
+        return (side, side) if side**2 == len(features) else None
+
+    def placed(
+        self, item: Item, rows: Tensor, indices: Tensor, grid: tuple[int, int] | None
+    ) -> Tensor:
+        """Kept rows [k, D] with what says where in the picture they lie."""
+        return rows
+
+    def plain(self, features: Tensor) -> Tensor:
+        """The rows that the language model is given first, without those for deeper layers."""
+        return features
+
+    @torch.no_grad()
+    def _keep(self, item: Item, features: Tensor, one: Mapping[str, Any], place: int) -> Tensor:
+        began = time.perf_counter()
+        settings, grid, plain = item.settings, self.grid(features, one), self.plain(features)
+        query = self._questions.query(settings, plain, place) if settings.guided else None
+        tokens = VisualTokens(plain, grid, self.candidates(features), query)
+        found = settings.method.reduce(tokens)
+        if len(found.indices) != item.count or len(features) != item.total:
+            raise RuntimeError(
+                f"sparevlm kept {len(found.indices)} of {len(features)} tokens where the prompt "
+                f"has room for {item.count} of {item.total}: please report the model and the size "
+                "of the picture"
+            )
+        rows = features[found.indices]
+        if found.features is not None:
+            rows = torch.cat([found.features, rows[:, plain.shape[1] :]], 1)
+        metrics.count_selection(settings.method.name, time.perf_counter() - began)
+        return self.placed(item, rows, found.indices, grid)
+
+
+def _batches(sizes: list[int], room: int) -> Iterator[tuple[int, int]]:
+    """Runs of pictures, first to last, whose tokens fit into `room`; at least one picture each.
+
+    The scheduler counts kept tokens alone, and sends many more pictures at once than the encoder's
+    memory was measured with.
+    """
+    first = total = 0
+    for i, size in enumerate(sizes):
+        if i > first and total + size > room:
+            yield first, i
+            first, total = i, 0
+        total += size
+    yield first, len(sizes)
