@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from sparevlm.bench_command import add_bench
 from sparevlm.budgets import read_budget
+from sparevlm.chat import tokenized
 from sparevlm.compare_command import add_compare
 
 if TYPE_CHECKING:
@@ -319,9 +320,7 @@ def _prepare(model: Any, processor: Any, pictures: list[Image.Image], question: 
     content: list[dict[str, str]] = [{"type": "image"} for _ in pictures]
     content.append({"type": "text", "text": question})
     messages = [{"role": "user", "content": content}]
-    prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
-    inputs = processor(images=pictures, text=prompt, return_tensors="pt")
-    return inputs.to(model.device, model.dtype)
+    return tokenized(processor, [messages], [pictures]).to(model.device, model.dtype)
 
 
 def _warn_unknown(tokenizer: Any, question: str) -> None:

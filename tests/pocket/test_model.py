@@ -83,5 +83,5 @@ def test_chat_template(pocket):
     ]
     prompt = processor.apply_chat_template(chat, add_generation_prompt=True)
     assert prompt == (
-        "USER: <image>\nis it red ? ASSISTANT: yes</s>USER: what shape is red ? ASSISTANT:"
+        "<s>USER: <image>\nis it red ? ASSISTANT: yes</s>USER: what shape is red ? ASSISTANT:"
     )

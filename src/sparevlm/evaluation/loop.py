@@ -15,6 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 from transformers import StoppingCriteria
 
+from sparevlm.chat import tokenized
 from sparevlm.evaluation.tasks import Item
 from sparevlm.hf.remember import Encodings, remembering
 from sparevlm.methods import PruningMethod, get_method, method_class
@@ -247,22 +248,15 @@ class _Asker:
         return asked, pictures, self._tensors(asked, pictures) if asked else None
 
     def _tensors(self, items: Sequence[Item], pictures: list[list[Image.Image]]) -> Any:
-        prompts = [
-            _prompt(self.processor, item.question, len(some))
-            for item, some in zip(items, pictures, strict=True)
-        ]
-        self.processor.tokenizer.padding_side = "left"
+        chats = [_chat(i.question, len(p)) for i, p in zip(items, pictures, strict=True)]
         # a list of pictures for each prompt: the form that every processor takes
-        inputs = self.processor(images=pictures, text=prompts, padding=True, return_tensors="pt")
-        inputs.pop("labels", None)  # PaliGemma's makes some up
+        inputs = tokenized(self.processor, chats, pictures)
         return inputs.to(self.model.device, self.model.dtype)
 
 
-def _prompt(processor: Any, question: str, pictures: int) -> str:
+def _chat(question: str, pictures: int) -> list[dict[str, Any]]:
     content = [{"type": "image"}] * pictures + [{"type": "text", "text": question}]
-    chat = [{"role": "user", "content": content}]
-    prompt: str = processor.apply_chat_template(chat, add_generation_prompt=True)
-    return prompt
+    return [{"role": "user", "content": content}]
 
 
 def _read(path: Path) -> Iterator[Answered]:

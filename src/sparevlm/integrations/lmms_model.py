@@ -14,6 +14,7 @@ from lmms_eval.protocol import ChatMessages
 from PIL import Image
 from tqdm import tqdm
 
+from sparevlm.chat import tokenized
 from sparevlm.hf import load
 from sparevlm.integrations.arguments import read_plan
 
@@ -98,7 +99,7 @@ class SpareVLM(lmms):
 
     def _answer(self, requests: Sequence[Instance], handle: Any) -> list[GenerationResult]:
         """Answer one batch; prompts without a picture go by themselves."""
-        asked = [self._prompt(request) for request in requests]
+        asked = [self._chat(request) for request in requests]
         found: dict[int, GenerationResult] = {}
         for with_pictures in (True, False):
             numbers = [i for i, (_, some) in enumerate(asked) if bool(some) == with_pictures]
@@ -107,26 +108,23 @@ class SpareVLM(lmms):
                 found.update(zip(numbers, some, strict=True))
         return [found[i] for i in range(len(requests))]
 
-    def _prompt(self, request: Instance) -> tuple[str, list[Image.Image]]:
+    def _chat(self, request: Instance) -> tuple[list[Any], list[Image.Image]]:
         _, to_messages, _, doc_id, task, split = request.args
         messages = ChatMessages(messages=to_messages(self.task_dict[task][split][doc_id]))
         images, videos, sounds = messages.extract_media()
         if videos or sounds:
             raise ValueError(f"task {task} asks about videos or sound: sparevlm takes pictures")
         chat = _without_pixels(messages.to_hf_messages())
-        prompt = self.processor.apply_chat_template(chat, add_generation_prompt=True)
-        return prompt, [_picture(image) for image in images]
+        return chat, [_picture(image) for image in images]
 
     def _generate(
-        self, asked: Sequence[tuple[str, list[Image.Image]]], wanted: dict[str, Any], handle: Any
+        self,
+        asked: Sequence[tuple[list[Any], list[Image.Image]]],
+        wanted: dict[str, Any],
+        handle: Any,
     ) -> list[GenerationResult]:
-        inputs = self.processor(
-            images=[pictures for _, pictures in asked] if asked[0][1] else None,
-            text=[prompt for prompt, _ in asked],
-            padding=True,
-            return_tensors="pt",
-        )
-        inputs.pop("labels", None)  # PaliGemma's makes some up
+        pictures = [some for _, some in asked] if asked[0][1] else None
+        inputs = tokenized(self.processor, [chat for chat, _ in asked], pictures)
         inputs = inputs.to(self.model.device, self.model.dtype)
         ids = self.model.generate(**inputs, **_generation(wanted))
         self._count(inputs, handle)

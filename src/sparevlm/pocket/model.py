@@ -29,7 +29,7 @@ MEAN = (0.5, 0.5, 0.5)
 STD = (0.25, 0.25, 0.25)
 
 CHAT_TEMPLATE = (
-    "{% for message in messages %}"
+    "{{ bos_token }}{% for message in messages %}"
     "{{ message['role'] | upper }}: "
     "{% if message['content'] is string %}{{ message['content'] }}"
     "{% else %}"

@@ -41,7 +41,7 @@ class Pruned:
             return super().embed_multimodal(**kwargs)  # type: ignore[misc]
         items = [Item.from_tensor(one) for one in given]
         kept = []
-        for first, last in _batches([item.total for item in items], self._room):
+        for first, last in batches([item.total for item in items], self._room):
             part = self.arguments(kwargs, first, last)
             with self._questions.listening(any(i.settings.guided for i in items[first:last])):
                 encoded = super().embed_multimodal(**part)  # type: ignore[misc]
@@ -107,7 +107,7 @@ class Pruned:
         return self.placed(item, rows, found.indices, grid)
 
 
-def _batches(sizes: list[int], room: int) -> Iterator[tuple[int, int]]:
+def batches(sizes: list[int], room: int) -> Iterator[tuple[int, int]]:
     """Runs of pictures, first to last, whose tokens fit into `room`; at least one picture each.
 
     The scheduler counts kept tokens alone, and sends many more pictures at once than the encoder's
