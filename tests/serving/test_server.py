@@ -23,11 +23,13 @@ import httpx
 import psutil
 
 import sparevlm
-from sparevlm import SPARE, load
+from sparevlm import SPARE, cli, load
 from sparevlm.chat import tokenized
 from sparevlm.pocket.questions import sample
 from sparevlm.pocket.scenes import draw_scene
 from tests.serving.engine import ROOT, environment
+
+pytestmark = pytest.mark.xdist_group("server")  # one for all tests
 
 POCKET = Path(sparevlm.__file__).parent / "pocket" / "weights"
 KEEP = 24
@@ -307,3 +309,20 @@ def test_a_wrong_setting_ends_the_start(tmp_path, options, variables, words):
         process, _ = start(log, *options, **variables)
         assert process.wait(timeout=180) != 0
     assert words in (tmp_path / "log").read_text()
+
+
+def test_ask_url(server, reference, tmp_path, capsys):
+    scene, question = QUESTIONS[3]
+    path = tmp_path / "scene.png"
+    scene.picture().save(path)
+    asked = ["ask", str(path), question.text, "--url", server.url]
+    assert cli.main([*asked, "--json", "--compare"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    expected = [reference(scene.picture(), question.text, keep) for keep in (KEEP, None)]
+    assert (found["answer"], found["prompt_tokens"]) == expected[0]
+    assert (found["full_answer"], found["full_prompt_tokens"]) == expected[1]
+    assert found["prefill_ms"] > 0
+    assert cli.main([*asked, "--keep", "9", "--method", "divprune"]) == 0
+    assert f"a prompt of {expected[1][1] - FULL + 9}" in capsys.readouterr().out
+    assert cli.main([*asked, "--keep", "0"]) == 2
+    assert "leaves no tokens" in capsys.readouterr().err
