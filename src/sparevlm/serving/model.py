@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -10,11 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparevlm.methods import PruningMethod
 from sparevlm.serving import metrics
 from sparevlm.serving.item import Item
 from sparevlm.serving.question import Questions
 from sparevlm.serving.settings import KEY
-from sparevlm.tokens import VisualTokens
+from sparevlm.tokens import Reduction, VisualTokens
+
+log = logging.getLogger("vllm.sparevlm")
 
 
 class Pruned:
@@ -93,7 +97,7 @@ class Pruned:
         settings, grid, plain = item.settings, self.grid(features, one), self.plain(features)
         query = self._questions.query(settings, plain, place) if settings.guided else None
         tokens = VisualTokens(plain, grid, self.candidates(features), query)
-        found = settings.method.reduce(tokens)
+        found = _reduced(settings.method, tokens, item.count)
         if len(found.indices) != item.count or len(features) != item.total:
             raise RuntimeError(
                 f"sparevlm kept {len(found.indices)} of {len(features)} tokens where the prompt "
@@ -105,6 +109,17 @@ class Pruned:
             rows = torch.cat([found.features, rows[:, plain.shape[1] :]], 1)
         metrics.count_selection(settings.method.name, time.perf_counter() - began)
         return self.placed(item, rows, found.indices, grid)
+
+
+def _reduced(method: PruningMethod, tokens: VisualTokens, count: int) -> Reduction:
+    """What the method keeps; features with NaN in them must not end the server for all others."""
+    try:
+        return method.reduce(tokens)
+    except ValueError as error:
+        log.warning("evenly spaced tokens were kept of a picture: %s", error)
+        there = tokens.candidate_indices()
+        spaced = torch.linspace(0, len(there) - 1, count, device=there.device).round().long()
+        return Reduction(there[spaced])
 
 
 def batches(sizes: list[int], room: int) -> Iterator[tuple[int, int]]:

@@ -1,0 +1,202 @@
+"""The worker's part on stand-ins for vLLM's classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from sparevlm.serving.item import Item
+from sparevlm.serving.places import OnGrid, OnLine
+from sparevlm.serving.settings import read_settings
+from sparevlm.tokens import VisualTokens
+
+WIDTH = 8
+PICTURE = 9  # token id of a placeholder
+
+
+def config(asked=True, room=64):
+    return SimpleNamespace(
+        scheduler_config=SimpleNamespace(max_num_encoder_input_tokens=room),
+        model_config=SimpleNamespace(
+            uses_mrope=asked, get_inputs_embeds_size=lambda: WIDTH, hf_config=None, model="none"
+        ),
+    )
+
+
+class Stock:
+    """As a vLLM model looks to the mixins."""
+
+    def __init__(self, *, vllm_config, prefix=""):
+        self.config = SimpleNamespace(
+            get_text_config=lambda: SimpleNamespace(max_position_embeddings=100),
+            vision_config=SimpleNamespace(spatial_merge_size=2),
+        )
+        self.runs, self.given, self.embedded = [], None, None
+
+    def embed_multimodal(self, pixel_values, **rest):
+        self.runs.append(len(pixel_values))
+        return [torch.as_tensor(rows) for rows in pixel_values]
+
+    def embed_input_ids(self, input_ids, embeddings=None, *, is_multimodal=None):
+        self.embedded = embeddings
+        return torch.zeros(len(input_ids), WIDTH)
+
+    def forward(self, input_ids, positions, *rest):
+        self.given = positions
+
+    def get_mrope_input_positions(self, tokens, features):
+        """Rows and columns in pictures of 4 x 6, as Qwen has them."""
+        positions, after = [], 0
+        done = 0
+        for feature in features:
+            place = feature.mm_position
+            text = place.offset - done
+            positions += [(after + i,) * 3 for i in range(text)]
+            base = after + text
+            positions += [(base, base + i // 6, base + i % 6) for i in range(place.length)]
+            after, done = base + 6, place.offset + place.length
+        positions += [(after + i,) * 3 for i in range(len(tokens) - done)]
+        found = torch.tensor(positions).T
+        return found, int(found.max()) + 1 - len(tokens)
+
+
+class Line(OnLine, Stock):
+    pass
+
+
+class Grid(OnGrid, Stock):
+    flat = ""
+
+    def grid(self, features, one):
+        return (4, 6)
+
+
+@dataclass(frozen=True)
+class Place:
+    offset: int
+    length: int
+    is_embed: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Feature:
+    mm_position: Place
+    data: dict = field(default_factory=dict)
+
+
+def item(keep, total=24, positions="original", **more):
+    settings = read_settings({"keep": keep, **more}, positions=("original", "compact"))
+    return Item(settings.keeping(keep).placed(positions), total)
+
+
+def pictures(*seeds, total=24):
+    return [torch.randn(total, WIDTH, generator=torch.Generator().manual_seed(s)) for s in seeds]
+
+
+def kept(one, rows):
+    return one.settings.method.reduce(VisualTokens(rows)).indices
+
+
+def test_each_picture_by_its_own_item():
+    model, rows = Line(vllm_config=config(asked=False)), pictures(0, 1, 2)
+    items = [item(5), item(9, method="divprune"), item(24)]
+    found = model.embed_multimodal(pixel_values=rows, sparevlm=[i.to_tensor() for i in items])
+    for one, picture, got in zip(items, rows, found, strict=True):
+        assert torch.equal(got, picture[kept(one, picture)])
+    assert model.runs == [2, 1]  # 24 tokens each, room for 64
+
+
+def test_unpruned_pictures_are_stocks():
+    model, rows = Line(vllm_config=config()), pictures(0)
+    (found,) = model.embed_multimodal(pixel_values=rows)
+    assert torch.equal(found, rows[0])
+
+
+def test_nan_does_not_end_the_server(caplog):
+    model, (rows,) = Line(vllm_config=config(asked=False)), pictures(0)
+    rows[3] = float("nan")
+    (found,) = model.embed_multimodal(pixel_values=[rows], sparevlm=[item(5).to_tensor()])
+    assert found.shape == (5, WIDTH)
+    assert "evenly spaced" in caplog.text
+
+
+def test_a_picture_that_is_not_what_was_promised():
+    model, rows = Line(vllm_config=config()), pictures(0, total=20)
+    with pytest.raises(RuntimeError, match="of 20 tokens where the prompt has room for 5 of 24"):
+        model.embed_multimodal(pixel_values=rows, sparevlm=[item(5).to_tensor()])
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [(Line, torch.float32), (Grid, torch.bfloat16)])
+def test_places_travel_behind_the_features(kind, dtype):
+    """A picture of 24 tokens, of which 5 stay, between three words and two."""
+    model, (rows,) = kind(vllm_config=config()), pictures(0)
+    rows, one = rows.to(dtype), item(5)
+    (found,) = model.embed_multimodal(pixel_values=[rows], sparevlm=[one.to_tensor()])
+    indices = kept(one, rows)
+    assert found.shape == (5, WIDTH + 4)
+    tokens = [1, 2, 3, *[PICTURE] * 5, 4, 5]
+    feature = Feature(Place(3, 5), {"sparevlm": SimpleNamespace(data=one.to_tensor())})
+    positions, delta = model.get_mrope_input_positions(tokens, [feature])
+    mask = torch.tensor(tokens) == PICTURE
+    model.embed_input_ids(torch.tensor(tokens), [found], is_multimodal=mask)
+    assert torch.equal(model.embedded[0], rows[indices])
+    model.forward(torch.tensor(tokens), positions)
+    whole = [1, 2, 3, *[PICTURE] * 24, 4, 5]
+    if kind is Line:
+        expected, ahead = torch.arange(29), 29 - len(tokens)
+    else:
+        expected, _ = Stock.get_mrope_input_positions(model, whole, [Feature(Place(3, 24))])
+        ahead = int(expected.max()) + 1 - len(tokens)
+    columns = torch.cat([torch.arange(3), 3 + indices, torch.tensor([27, 28])])
+    assert torch.equal(model.given, expected[..., columns])
+    assert delta == ahead
+    # The next step has no picture in it, and nothing is left over.
+    model.embed_input_ids(torch.tensor([7]), [], is_multimodal=torch.tensor([False]))
+    model.forward(torch.tensor([7]), torch.tensor([[29], [29], [29]]))
+    assert (model.given == 29).all()
+
+
+def test_compact_positions_and_marks_around_a_picture():
+    model, one = Line(vllm_config=config()), item(5, positions="compact")
+    (found,) = model.embed_multimodal(pixel_values=pictures(0), sparevlm=[one.to_tensor()])
+    tokens = [1, 7, *[PICTURE] * 5, 8, 4]  # <img> and </img> belong to the placeholder
+    mask = torch.tensor([t == PICTURE for t in tokens])
+    feature = Feature(Place(1, 7, mask[1:8]), {"sparevlm": SimpleNamespace(data=one.to_tensor())})
+    positions, delta = model.get_mrope_input_positions(tokens, [feature])
+    model.embed_input_ids(torch.tensor(tokens), [found], is_multimodal=mask)
+    model.forward(torch.tensor(tokens), positions)
+    assert model.given.tolist() == list(range(9))
+    assert delta == 0
+
+
+def test_original_positions_with_marks_around_a_picture():
+    model, one, (rows,) = Line(vllm_config=config()), item(5), pictures(0)
+    (found,) = model.embed_multimodal(pixel_values=[rows], sparevlm=[one.to_tensor()])
+    tokens = [1, 7, *[PICTURE] * 5, 8, 4]
+    mask = torch.tensor([t == PICTURE for t in tokens])
+    feature = Feature(Place(1, 7, mask[1:8]), {"sparevlm": SimpleNamespace(data=one.to_tensor())})
+    positions, delta = model.get_mrope_input_positions(tokens, [feature])
+    model.embed_input_ids(torch.tensor(tokens), [found], is_multimodal=mask)
+    model.forward(torch.tensor(tokens), positions)
+    assert model.given.tolist() == [0, 1, *(2 + kept(one, rows)).tolist(), 26, 27]
+    assert delta == 19
+
+
+def test_large_places_survive_bfloat16():
+    model = Line(vllm_config=config())
+    indices = torch.tensor([0, 255, 256, 999, 65535])
+    rows = model.placed(item(5), torch.zeros(5, WIDTH, dtype=torch.bfloat16), indices, None)
+    mask = torch.ones(5, dtype=torch.bool)
+    model.config.get_text_config = lambda: SimpleNamespace(max_position_embeddings=10**6)
+    model.embed_input_ids(torch.zeros(5, dtype=torch.long), [rows], is_multimodal=mask)
+    model.forward(None, torch.zeros(3, 5, dtype=torch.long))
+    assert model.given.tolist() == indices.tolist()
+
+
+def test_positions_beyond_the_models_stay_at_its_last():
+    model = Line(vllm_config=config())
+    model.forward(None, torch.tensor([[98, 99, 100, 400]] * 3))
+    assert model.given.tolist() == [98, 99, 99, 99]
