@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from sparevlm.serving import metrics
 from sparevlm.serving.item import Item
 from sparevlm.serving.places import OnGrid, OnLine
 from sparevlm.serving.settings import read_settings
@@ -200,3 +201,20 @@ def test_positions_beyond_the_models_stay_at_its_last():
     model = Line(vllm_config=config())
     model.forward(None, torch.tensor([[98, 99, 100, 400]] * 3))
     assert model.given.tolist() == [98, 99, 99, 99]
+
+
+def test_seconds_are_summed_over_workers(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPAREVLM_METRICS", str(tmp_path))
+    monkeypatch.setattr(metrics, "_sums", {"encoder": {}, "selection": {}})
+    model = Line(vllm_config=config(asked=False))
+    model.embed_multimodal(
+        pixel_values=pictures(0, 1, 2), sparevlm=[item(5).to_tensor() for _ in range(3)]
+    )
+    model.embed_multimodal(pixel_values=pictures(0))
+    (mine,) = tmp_path.glob("*.json")
+    (tmp_path / "other.json").write_text(mine.read_text())
+    assert metrics.sums("selection")["spare"][1] == 6
+    assert {name: count for name, (_, count) in metrics.sums("encoder").items()} == {
+        "spare": 4, "none": 2,
+    }  # fmt: skip
+    assert metrics.sums("selection")["spare"][0] > 0

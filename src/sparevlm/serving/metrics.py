@@ -1,7 +1,8 @@
-"""Prometheus: visual tokens in and kept, and seconds of selection, per method.
+"""Prometheus: visual tokens in and kept, and seconds of encoding and selection, per method.
 
-Tokens are counted where the server's /metrics lives. Selection runs in workers, processes of their
-own: each writes its sums to a small file now and then, and the server's collector reads them.
+Tokens are counted where the server's /metrics lives. Encoder and selection run in workers, which
+are processes of their own: each writes its sums to a small file, and the server's collector reads
+them.
 """
 
 from __future__ import annotations
@@ -11,17 +12,14 @@ import json
 import os
 import shutil
 import tempfile
-import time
-from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 _FOLDER = "SPAREVLM_METRICS"
-_EVERY = 0.5  # seconds between two writes
+_TIMES = {"encoder": "Time of the vision encoder.", "selection": "Time of choosing tokens."}
 _counters: dict[str, Any] = {}
-_sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
-_written = 0.0
+_sums: dict[str, dict[str, list[float]]] = {what: {} for what in _TIMES}
 
 
 def begin() -> None:
@@ -45,19 +43,15 @@ def count_tokens(method: str, total: int, kept: int) -> None:
     _counters["kept"].labels(method).inc(kept)
 
 
-def count_selection(method: str, seconds: float) -> None:
-    """Count one selection in a worker."""
-    global _written
-    total = _sums[method]
+def count_seconds(what: str, method: str, seconds: float) -> None:
+    """Count one "encoder" run or "selection" in a worker; `write` shows it to the server."""
+    total = _sums[what].setdefault(method, [0.0, 0])
     total[0] += seconds
     total[1] += 1
-    now = time.monotonic()
-    if now - _written >= _EVERY or total[1] == 1:
-        _written = now
-        _write()
 
 
-def _write() -> None:
+def write() -> None:
+    """Write the sums of this worker."""
     folder = Path(os.environ.get(_FOLDER, ""))
     if not folder.is_absolute() or not folder.is_dir():
         return
@@ -67,28 +61,27 @@ def _write() -> None:
     new.replace(target)
 
 
-def sums() -> dict[str, tuple[float, int]]:
-    """Seconds and number of selections of all workers, per method."""
+def sums(what: str) -> dict[str, tuple[float, int]]:
+    """Seconds and number of "encoder" runs or "selection"s of all workers, per method."""
     found: dict[str, tuple[float, int]] = {}
     for path in sorted(Path(os.environ.get(_FOLDER, os.devnull)).glob("*.json")):
-        for method, (seconds, count) in json.loads(path.read_text()).items():
+        for method, (seconds, count) in json.loads(path.read_text())[what].items():
             before = found.get(method, (0.0, 0))
             found[method] = (before[0] + seconds, before[1] + int(count))
     return found
 
 
-class _Selections:
+class _Times:
     """A collector for prometheus_client."""
 
     def collect(self) -> Iterable[Any]:
         from prometheus_client.core import SummaryMetricFamily
 
-        family = SummaryMetricFamily(
-            "sparevlm_selection_seconds", "Time of choosing among tokens.", labels=["method"]
-        )
-        for method, (seconds, count) in sums().items():
-            family.add_metric([method], count_value=count, sum_value=seconds)
-        yield family
+        for what, words in _TIMES.items():
+            family = SummaryMetricFamily(f"sparevlm_{what}_seconds", words, labels=["method"])
+            for method, (seconds, count) in sums(what).items():
+                family.add_metric([method], count_value=count, sum_value=seconds)
+            yield family
 
 
 def _register() -> None:
@@ -100,4 +93,4 @@ def _register() -> None:
     _counters["kept"] = Counter(
         "sparevlm_visual_tokens_kept", "Visual tokens that were kept.", ["method"]
     )
-    REGISTRY.register(_Selections())
+    REGISTRY.register(_Times())

@@ -42,17 +42,26 @@ class Pruned:
         """See `SupportsMultiModal`: rows [k, D], and what `placed` puts behind them."""
         given = kwargs.pop(KEY, None)
         if given is None:
-            return super().embed_multimodal(**kwargs)  # type: ignore[misc]
+            found = self._encode("none", kwargs)
+            metrics.write()
+            return found
         items = [Item.from_tensor(one) for one in given]
         kept = []
         for first, last in batches([item.total for item in items], self._room):
             part = self.arguments(kwargs, first, last)
             with self._questions.listening(any(i.settings.guided for i in items[first:last])):
-                encoded = super().embed_multimodal(**part)  # type: ignore[misc]
+                encoded = self._encode(items[first].settings.method.name, part)
             for place, features in enumerate(encoded):
                 one = self.arguments(part, place, place + 1)
                 kept.append(self._keep(items[first + place], features, one, place))
+        metrics.write()
         return kept
+
+    def _encode(self, method: str, kwargs: dict[str, Any]) -> Any:
+        began = time.perf_counter()
+        found = super().embed_multimodal(**kwargs)  # type: ignore[misc]
+        metrics.count_seconds("encoder", method, time.perf_counter() - began)
+        return found
 
     def arguments(self, kwargs: Mapping[str, Any], first: int, last: int) -> dict[str, Any]:
         """The encoder's arguments for pictures `first` to `last` alone."""
@@ -107,7 +116,7 @@ class Pruned:
         rows = features[found.indices]
         if found.features is not None:
             rows = torch.cat([found.features, rows[:, plain.shape[1] :]], 1)
-        metrics.count_selection(settings.method.name, time.perf_counter() - began)
+        metrics.count_seconds("selection", settings.method.name, time.perf_counter() - began)
         return self.placed(item, rows, found.indices, grid)
 
 
