@@ -1,0 +1,137 @@
+"""python -m bench.serving --out out/serving [--model DIR] [--rates 1:0.1,4:0.2,...]
+
+Starts one vLLM server for each budget in turn, sends it the same requests, and writes results.json
+and table.md. Repeats go round all budgets, so that what else the machine does disturbs all alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.serving.load import make_requests, run
+from bench.serving.model import save
+from bench.serving.server import Server, serving
+
+TOKENS = 576
+BUDGETS = {"full": None, "33 %": 192, "11 %": 64, "5.6 %": 32}
+RATES = "1:0.15,4:0.3,16:0.6,64:1.2"  # at most so many at once : requests a second
+KIND = ["--dtype", "bfloat16", "--max-model-len", "2048", "--max-num-seqs", "64"]
+
+
+def measure(
+    server: Server, count: int, rate: float, concurrency: int, seed: int, label: str, target: float
+) -> dict[str, Any]:
+    """One load on one server."""
+    requests = make_requests(count, rate, seed, "bench")
+    before = server.numbers()
+    with server.watching() as usage:
+        served = asyncio.run(run(server.url, requests, concurrency, label))
+    after = server.numbers()
+
+    def grown(name: str) -> float:
+        return after.get(name, 0.0) - before.get(name, 0.0)
+
+    first, last = (np.array([getattr(one, kind) for one in served]) for kind in ("first", "last"))
+    length = max(asked.at + one.last for asked, one in zip(requests, served, strict=True))
+    pictures = max(grown("sparevlm_encoder_seconds_count"), 1)
+    return {
+        "concurrency": concurrency, "rate": rate, "seed": seed, "requests": count,
+        "first": {f"p{q}": float(np.percentile(first, q)) for q in (50, 95, 99)},
+        "last": {f"p{q}": float(np.percentile(last, q)) for q in (50, 95, 99)},
+        "goodput": float((first <= target).sum() / length),
+        "throughput": count / length,
+        "kv_peak": max(usage, default=0.0),
+        "kv_mean": float(np.mean(usage)) if usage else 0.0,
+        "encoder_seconds": grown("sparevlm_encoder_seconds_sum") / count,
+        "encoder_runs": pictures,
+        "selection_seconds": grown("sparevlm_selection_seconds_sum") / count,
+        "prompt_tokens": grown("vllm:prompt_tokens_total") / count,
+    }  # fmt: skip
+
+
+def table(results: dict[str, Any]) -> str:
+    """Means over repeats, with the spread (least to largest) where it matters."""
+    lines = [
+        "| at once | arrivals /s | budget | first token P50 / P95 / P99 [s] "
+        "| end P50 / P95 / P99 [s] | in time /s | KV peak | encoder, selection [ms] |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    runs = results["runs"]
+    for concurrency in dict.fromkeys(one["concurrency"] for one in runs):
+        for budget in BUDGETS:
+            some = [
+                one for one in runs
+                if one["budget"] == budget and one["concurrency"] == concurrency
+            ]  # fmt: skip
+            if not some:
+                continue
+
+            def mean(*path: str, some: list[dict[str, Any]] = some) -> float:
+                values = [one[path[0]][path[1]] if path[1:] else one[path[0]] for one in some]
+                return float(np.mean(values))
+
+            def spread(*path: str, some: list[dict[str, Any]] = some) -> str:
+                values = [one[path[0]][path[1]] if path[1:] else one[path[0]] for one in some]
+                return f"{np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+            lines.append(
+                f"| {concurrency} | {some[0]['rate']:g} | {budget} "
+                f"| {spread('first', 'p50')} / {mean('first', 'p95'):.2f} "
+                f"/ {mean('first', 'p99'):.2f} "
+                f"| {mean('last', 'p50'):.2f} / {mean('last', 'p95'):.2f} "
+                f"/ {mean('last', 'p99'):.2f} "
+                f"| {spread('goodput')} | {mean('kv_peak'):.1%} "
+                f"| {1000 * mean('encoder_seconds'):.0f}, "
+                f"{1000 * mean('selection_seconds'):.1f} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run the bench; a run that was stopped goes on with the loads it has not done."""
+    parser = argparse.ArgumentParser(prog="python -m bench.serving", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("out/serving"))
+    parser.add_argument("--model", type=Path, help="a LLaVA with 576 tokens a picture")
+    parser.add_argument("--rates", default=RATES, help="at once:requests a second, ...")
+    parser.add_argument("--count", type=int, default=24, help="requests of one load")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--target", type=float, default=5.0, help="seconds to the first token")
+    parser.add_argument("--server", nargs=argparse.REMAINDER, default=[], help="options of vLLM")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    size = None
+    if args.model is None:
+        args.model = args.out / "model"
+        size = save(args.model)
+    path = args.out / "results.json"
+    results: dict[str, Any] = {"target": args.target, "parameters": size, "runs": []}
+    if path.exists():
+        results = json.loads(path.read_text())
+    rates = [part.split(":") for part in args.rates.split(",")]
+    done = {(r["budget"], r["concurrency"], r["seed"]) for r in results["runs"]}
+    for seed in range(args.repeats):
+        for budget, keep in BUDGETS.items():
+            left = [(int(c), float(r)) for c, r in rates if (budget, int(c), seed) not in done]
+            if not left:
+                continue
+            with serving(args.model, keep, args.out / "server.log", KIND + args.server) as server:
+                measure(server, 2, 1.0, 1, 99, "warm-up", args.target)
+                for concurrency, rate in left:
+                    label = f"{budget}, {concurrency} at once, repeat {seed + 1}"
+                    one = measure(server, args.count, rate, concurrency, seed, label, args.target)
+                    results["runs"].append({"budget": budget, **one})
+                    new = path.with_suffix(".new")
+                    new.write_text(json.dumps(results, indent=1))
+                    new.replace(path)
+    (args.out / "table.md").write_text(table(results))
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
