@@ -86,7 +86,8 @@ def main(path: Path) -> None:
         tower = model.vision_tower if hasattr(model, "vision_tower") else model.visual
         tower.register_forward_pre_hook(lambda _, args: encoded.append(len(args[0])))
 
-    llm.apply_model(watch)
+    if engine.get("tensor_parallel_size", 1) == 1:  # else it lives in other processes
+        llm.apply_model(watch)
     found: list[list[dict[str, Any]]] = []
     for part in rounds:
         requests = [Request(**given) for given in part]

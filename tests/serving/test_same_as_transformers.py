@@ -210,6 +210,29 @@ def test_an_answer_bound_to_choices(pictures, tmp_path):
     assert found.text.strip() in ("red", "blue")
 
 
+def test_a_context_shorter_than_an_unpruned_picture(pictures, tmp_path):
+    """128 tokens, where the picture alone has 196."""
+    prompt = "USER: <image>\nwhat color is the circle ? ASSISTANT:"
+    asked = [Request(prompt, [path], tokens=3) for path in pictures]
+    (found,) = answers(
+        tmp_path, POCKET, [asked], max_model_len=128, max_num_batched_tokens=128,
+        mm_processor_kwargs={"sparevlm": {"keep": 24}},
+    )  # fmt: skip
+    other = Transformers(POCKET)
+    assert [seen(a) for a in found] == [other.answer(r, 24, "original") for r in asked]
+
+
+def test_tensor_parallel(pictures, tmp_path):
+    prompt = "USER: <image>\nwhat color is the circle ? ASSISTANT:"
+    asked = [Request(prompt, [path], tokens=3) for path in pictures]
+    (found,) = answers(
+        tmp_path, POCKET, [asked], tensor_parallel_size=2,
+        mm_processor_kwargs={"sparevlm": {"keep": 24}},
+    )  # fmt: skip
+    other = Transformers(POCKET)
+    assert [seen(a) for a in found] == [other.answer(r, 24, "original") for r in asked]
+
+
 def test_guided_by_the_question(pictures, tmp_path):
     """Pocket has its text tower beside it; the choice follows the question."""
     mark = "<image>"
