@@ -20,7 +20,7 @@ from bench.serving.server import Server, serving
 
 TOKENS = 576
 BUDGETS = {"full": None, "33 %": 192, "11 %": 64, "5.6 %": 32}
-RATES = "1:0.15,4:0.3,16:0.6,64:1.2"  # at most so many at once : requests a second
+RATES = "1:0.4,4:0.8,16:1.2,64:2"  # at most so many at once : requests a second
 KIND = ["--dtype", "bfloat16", "--max-model-len", "2048", "--max-num-seqs", "64"]
 
 
@@ -28,7 +28,7 @@ def measure(
     server: Server, count: int, rate: float, concurrency: int, seed: int, label: str, target: float
 ) -> dict[str, Any]:
     """One load on one server."""
-    requests = make_requests(count, rate, seed, "bench")
+    requests = make_requests(count, rate, 1000 * seed + concurrency, "bench")
     before = server.numbers()
     with server.watching() as usage:
         served = asyncio.run(run(server.url, requests, concurrency, label))
@@ -99,9 +99,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/serving"))
     parser.add_argument("--model", type=Path, help="a LLaVA with 576 tokens a picture")
     parser.add_argument("--rates", default=RATES, help="at once:requests a second, ...")
-    parser.add_argument("--count", type=int, default=24, help="requests of one load")
+    parser.add_argument("--count", type=int, default=40, help="requests of one load")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--target", type=float, default=5.0, help="seconds to the first token")
+    parser.add_argument("--target", type=float, default=2.0, help="seconds to the first token")
     parser.add_argument("--server", nargs=argparse.REMAINDER, default=[], help="options of vLLM")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)

@@ -46,7 +46,7 @@ def make_requests(count: int, rate: float, seed: int, model: str) -> list[Asked]
     times = np.cumsum(rng.exponential(1 / rate, count))
     found = []
     for i, at in enumerate(times):
-        scene, question = sample("train", seed * 100_000 + i)
+        scene, question = sample("train", seed * 1_000 + i)
         picture = scene.picture().resize(SIZES[int(rng.integers(len(SIZES)))])
         held = io.BytesIO()
         picture.save(held, "JPEG", quality=90)

@@ -37,8 +37,6 @@ def _forget(folder: str, owner: int) -> None:
 
 def count_tokens(method: str, total: int, kept: int) -> None:
     """Count the tokens of the pictures of one request, before and after."""
-    if not _counters:
-        _register()
     _counters["in"].labels(method).inc(total)
     _counters["kept"].labels(method).inc(kept)
 
@@ -84,9 +82,12 @@ class _Times:
             yield family
 
 
-def _register() -> None:
+def register() -> None:
+    """Make the metrics known in this process, once."""
     from prometheus_client import REGISTRY, Counter
 
+    if _counters:
+        return
     _counters["in"] = Counter(
         "sparevlm_visual_tokens_in", "Visual tokens of all pictures.", ["method"]
     )

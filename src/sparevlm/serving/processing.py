@@ -60,6 +60,7 @@ class PruningProcessor:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        metrics.register()
         self._last = threading.local()  # what the prompt that is at work was shortened from
 
     def get_dummy_inputs(self, *args: Any, **kwargs: Any) -> ProcessorInputs:
