@@ -84,7 +84,11 @@ def main(path: Path) -> None:
 
     def watch(model: Any) -> None:
         tower = model.vision_tower if hasattr(model, "vision_tower") else model.visual
-        tower.register_forward_pre_hook(lambda _, args: encoded.append(len(args[0])))
+
+        def note(_: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+            encoded.append(len(args[0] if args else named["pixel_values"]))
+
+        tower.register_forward_pre_hook(note, with_kwargs=True)
 
     if engine.get("tensor_parallel_size", 1) == 1:  # else it lives in other processes
         llm.apply_model(watch)
