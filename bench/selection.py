@@ -108,7 +108,7 @@ def measure(n: int, d: int, k: int, target: float | None) -> Row:
         target=target,
         met=None if target is None else ratio <= target,
         memory_mb=live.peak / 1e6,
-        products="Gram" if prefer_gram(n, d, k, x.dtype, x.device) else "columns",
+        products="Gram" if prefer_gram(n, k, x.dtype, x.device) else "blocks",
     )
 
 

@@ -1,4 +1,4 @@
-"""Memory and the choice between the Gram matrix and single columns."""
+"""Memory and the choice between the Gram matrix, blocks of columns, and single columns."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -38,6 +40,15 @@ class LargestTensor(TorchDispatchMode):
 @pytest.mark.parametrize("tol", [0.0, 0.01])
 def test_columns_need_no_n_by_n_tensor(weighted: bool, tol: float) -> None:
     n, d, k = 2000, 24, 16
+    check_memory(n, d, k, weighted, tol)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_blocks_need_no_n_by_n_tensor(weighted: bool) -> None:
+    check_memory(4000, 80, 100, weighted, 0.0)
+
+
+def check_memory(n: int, d: int, k: int, weighted: bool, tol: float) -> None:
     x = gaussian(n, d, seed=1, dtype=torch.float32)
     w = uniform(n, seed=1) if weighted else None
     with LargestTensor(x) as largest:
@@ -61,27 +72,76 @@ def test_features_are_not_copied() -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "d", "k", "gram"),
+    ("n", "d", "k", "way"),
     [
-        (64, 256, 64, True),
-        (576, 4096, 400, True),
-        (576, 4096, 64, False),
-        (2880, 4096, 160, False),
-        (2880, 4096, 2000, True),
+        (64, 256, 64, products.GramProducts),
+        (576, 4096, 400, products.GramProducts),
+        (576, 4096, 64, products.BlockProducts),
+        (2880, 4096, 160, products.BlockProducts),
+        (2880, 4096, 2000, products.GramProducts),
+        (196, 256, 12, products.ColumnProducts),
     ],
 )
-def test_gram_when_k_is_near_n(n: int, d: int, k: int, gram: bool) -> None:
-    assert products.prefer_gram(n, d, k, torch.float32, CPU) == gram
+def test_way_to_products(n: int, d: int, k: int, way: type) -> None:
+    assert type(products.products_for([torch.empty(n, d)], [None], k)) is way
 
 
 def test_gpu_takes_the_gram_matrix_unless_it_is_too_large() -> None:
     gpu = torch.device("cuda")
-    assert products.prefer_gram(2880, 4096, 16, torch.float32, gpu)
-    assert not products.prefer_gram(50_000, 4096, 16, torch.float32, gpu)
+    assert products.prefer_gram(2880, 16, torch.float32, gpu)
+    assert not products.prefer_gram(50_000, 16, torch.float32, gpu)
 
 
-def test_both_ways_pick_the_same() -> None:
-    x = gaussian(90, 120, seed=4)
-    assert products.prefer_gram(90, 120, 60, x.dtype, CPU)
-    assert not products.prefer_gram(90, 120, 20, x.dtype, CPU)
-    assert torch.equal(select(x, 60).order[:20], select(x, 20).order)
+def test_all_ways_pick_the_same() -> None:
+    x = gaussian(600, 500, seed=4)
+    found = [select(x, k).order[:20] for k in (20, 400)]
+    assert all(torch.equal(order, select(x[:, :500].float(), 20).order) for order in found)
+
+
+@given(st.integers(2, 700), st.integers(1, 30))
+@settings(deadline=None, max_examples=30)
+def test_gram_by_panels_is_symmetric(n: int, d: int) -> None:
+    x = gaussian(n, d, seed=n)
+    gram = products.GramProducts([x], [None])
+    for token in {0, n // 2, n - 1}:
+        row = torch.empty(n, dtype=x.dtype)
+        gram.write(0, torch.tensor([token]), row, row)
+        assert torch.allclose(row, x @ x[token], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_blocks_give_any_column_in_any_order(weighted: bool) -> None:
+    """Also those it did not expect, more of them than it holds, and one it has given before."""
+    n, d = 150, 40
+    x, w = gaussian(n, d, seed=5), uniform(n, seed=5) if weighted else None
+    given_out = products.BlockProducts([x], [w])
+    scaled = x if w is None else x * w[:, None]
+    generator = torch.Generator().manual_seed(6)
+    for _ in range(400):
+        token = torch.randint(n, (1,), generator=generator)
+        value = torch.rand(n, generator=generator, dtype=x.dtype)
+        out = torch.empty(n, dtype=x.dtype)
+        given_out.write(0, token, value, out)
+        assert torch.allclose(out, scaled @ scaled[token[0]], rtol=1e-12, atol=1e-12)
+
+
+def test_blocks_read_the_features_few_times() -> None:
+    """Three in four of the columns that a product gives are asked for."""
+    x = gaussian(1500, 300, seed=7, dtype=torch.float32)
+    with Products() as seen:
+        select(x, 96)
+    assert seen.columns <= 96 * 4 / 3
+    assert seen.count <= 96 / 10
+
+
+class Products(TorchDispatchMode):
+    """Counts matrix products, and the columns they give."""
+
+    count = columns = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.mm.default:
+            self.count += 1
+            self.columns += len(found)
+        return found

@@ -15,7 +15,7 @@ from .checks import (
     working_dtype,
 )
 from .greedy import Gain, run_greedy
-from .products import ColumnProducts, GramProducts, Products, full_precision, prefer_gram
+from .products import Products, full_precision, prefer_gram, products_for
 from .result import Selection, as_selection
 
 _BATCH_BYTES = 2**30  # Gram matrices or factors that one chunk of a batch may hold on a GPU
@@ -115,7 +115,7 @@ def _chunks(images: Tensor, k: int) -> list[tuple[int, int]]:
     size = 1
     if images.device.type != "cpu":
         dtype = working_dtype(images)
-        wide = n if prefer_gram(n, d, k, dtype, images.device) else d
+        wide = n if prefer_gram(n, k, dtype, images.device) else d
         size = max(1, _BATCH_BYTES // (n * (k + wide) * torch.finfo(dtype).bits // 8))
     return [(b, min(b + size, total)) for b in range(0, total, size)]
 
@@ -129,7 +129,7 @@ class _Run(Gain):
 
     def __init__(self, images: Tensor, weights: Tensor | None, k: int, names: list[str]) -> None:
         dtype, device = working_dtype(images), images.device
-        total, n, d = images.shape
+        total, n, _ = images.shape
         rows, norms, scales = [], [], []
         for b in range(total):
             x, norm = scaled_rows(images[b], dtype, names[b])
@@ -144,8 +144,7 @@ class _Run(Gain):
             scales.append(w if w is None else w.to(dtype))
             norms.append(norm)
         self._norms = torch.stack(norms)
-        gram = prefer_gram(n, d, k, dtype, device)
-        self._products: Products | None = (GramProducts if gram else ColumnProducts)(rows, scales)
+        self._products: Products | None = products_for(rows, scales, k)
         # What a step maximises: the squared weighted residual norm of every token.
         self.value = self._norms.to(dtype).square()
         eps = torch.finfo(dtype).eps
@@ -188,7 +187,7 @@ class _Run(Gain):
         value = gain.gather(-1, pick)
         past, new, pivot_row = factor[:, :t], factor[:, t], self._pivot_row[:, :t]
         for b, out in enumerate(new.unbind(0)):
-            products.write(b, pick[b], out)
+            products.write(b, pick[b], gain[b], out)
             if t > 0:
                 seen = past[b]
                 torch.index_select(seen, 1, pick[b], out=pivot_row[b, :, None])

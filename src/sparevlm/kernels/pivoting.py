@@ -1,0 +1,165 @@
+"""The whole greedy loop of pivoted selection in one launch, one program an image."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .gram import BAD, scaled_gram
+
+_ROWS = 8  # of the Cholesky factor, read at once
+
+
+class PivotedRun:
+    """Pivoted selection over a batch on the GPU, which can stop and go on.
+
+    What it computes is told at `sparevlm.selection.select`. Two launches give the Gram matrices,
+    one runs all steps; the host waits for none of them.
+
+    Parameters
+    ----------
+    images : Tensor [B, N, D], bf16, fp16 or fp32
+        Rows with NaN or infinity count as zero rows; see `bad`.
+    weights : Tensor [B, N], float64, optional
+        Finite and not negative.
+    k : int
+        How many tokens may be picked in all, at most N.
+    """
+
+    def __init__(self, images: Tensor, weights: Tensor | None, k: int) -> None:
+        self._gram, self._exponent, norm = scaled_gram(images)
+        total, n = norm.shape
+        if weights is not None:  # the largest brought to about 1, lest products leave the range
+            largest = weights.amax(-1, keepdim=True)
+            weights = torch.ldexp(weights, -torch.frexp(largest).exponent)
+            norm = norm * weights
+        self._size, self._weights = norm, weights
+        self._value = self._gram.new_empty(total, n)
+        self._left = torch.empty_like(norm)
+        self._factor = self._gram.new_empty(total, k, n)
+        self._energy = self._gram.new_zeros(total, k + 1)
+        self._order = norm.new_zeros(total, k, dtype=torch.int64)
+        self._done = norm.new_zeros(total, dtype=torch.int32)
+
+    def advance(self, stop: int, tol: float = 0.0) -> None:
+        """Pick until every image has ``stop`` tokens, or a relative residual <= ``tol`` > 0."""
+        total, k, n = self._factor.shape
+        block = triton.next_power_of_2(n)
+        # The torch path's bounds: of ties, and of what is left to explain.
+        eps = torch.finfo(torch.float32).eps
+        weights = self._size if self._weights is None else self._weights
+        _pivot[(total,)](
+            self._gram, self._exponent, self._size, weights, self._value, self._left,
+            self._factor, self._energy, self._order, self._done, n, k, stop, tol,
+            eps * n, 1 - 4 * eps, self._weights is not None, block,
+            max(1, min(_ROWS, 16384 // block)), num_warps=max(4, min(32, block // 128)),
+        )  # fmt: skip
+
+    def bad(self) -> Tensor:
+        """Rows with NaN or infinity: [B, N], bool."""
+        return self._exponent == BAD.value
+
+    @property
+    def done(self) -> Tensor:
+        """How many tokens every image has picked: [B], int32."""
+        return self._done
+
+    def order(self, steps: int) -> Tensor:
+        """Tokens in the order picked: [B, steps], int64."""
+        return self._order[:, :steps].contiguous()
+
+    def residual(self, steps: int) -> Tensor:
+        """Relative residual [B, steps + 1], float32."""
+        first = self._energy[:, :1]
+        return self._energy[:, : steps + 1] / torch.where(first > 0, first, 1)
+
+    def release(self) -> None:
+        """Drop what only further steps need."""
+        del self._gram, self._factor, self._value, self._left
+
+
+@triton.jit
+def _pivot(
+    gram, exponent, size, weights, values, lefts, factors, energies, orders, done,
+    n, k, stop, tol, rank_floor, near,
+    WEIGHTED: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Arrays of [B, N] but gram [B, N, N], factors [B, k, N], energies [B, k + 1], orders [B, k].
+
+    size is the (weighted) norm of every row; values and lefts keep the state between launches.
+    """
+    image = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    inside = columns < n
+    at = image * n + columns
+    gram += image * n * n
+    factor = factors + image * k * n
+    energy = energies + image * (k + 1)
+    order = orders + image * k
+
+    # The scale that brings the largest norm to about 1 is a power of two, and changes no selection.
+    norm = tl.load(size + at, mask=inside, other=0.0)
+    largest = tl.max(norm, 0)
+    exponents = (largest.to(tl.int64, bitcast=True) >> 52) - 1023
+    exponents = tl.where(largest == 0, 0, exponents)
+    scale = ((1023 - exponents) << 52).to(tl.float64, bitcast=True)
+    norm = norm * scale
+    # What a row of the Gram matrix is to be multiplied by: weight, and the row's own scale.
+    power = tl.load(exponent + at, mask=inside, other=0)
+    power = tl.where(power == BAD, 0, power)
+    lift = ((power.to(tl.int64) + 1023) << 52).to(tl.float64, bitcast=True)
+    if WEIGHTED:
+        lift = lift * tl.load(weights + at, mask=inside, other=0.0)
+    lift = (lift * scale).to(tl.float32)
+
+    initial = norm.to(tl.float32) * norm.to(tl.float32)
+    floor = tl.max(initial, 0) * rank_floor
+    t = tl.load(done + image)
+    if t == 0:
+        value = tl.where(inside, initial, -1.0)
+        left = tl.where(inside, norm, -1.0)
+        tl.store(energy, tl.sum(initial, 0))
+    else:
+        value = tl.load(values + at, mask=inside, other=-1.0)
+        left = tl.load(lefts + at, mask=inside, other=-1.0)
+    total = tl.sum(initial, 0)
+    rest = tl.sum(tl.where(inside, value, 0.0), 0)
+
+    # At least one token, as long as the tolerance is not reached.
+    going = t < stop
+    while going:
+        best = tl.max(value, 0)
+        if best > floor:
+            pick = tl.min(tl.where(value >= best * near, columns, BLOCK), 0)
+            chosen = columns == pick
+            own = tl.sum(tl.where(chosen, value, 0.0), 0)
+            row = tl.load(gram + pick.to(tl.int64) * n + columns, mask=inside, other=0.0)
+            row = row * lift * tl.sum(tl.where(chosen, lift, 0.0), 0)
+            seen = tl.zeros((BLOCK,), tl.float32)
+            for first in range(0, t, ROWS):
+                steps = first + tl.arange(0, ROWS)
+                past = tl.load(
+                    factor + steps[:, None] * n + columns[None, :],
+                    mask=(steps < t)[:, None] & inside[None, :], other=0.0,
+                )  # fmt: skip
+                mine = tl.load(factor + steps * n + pick, mask=steps < t, other=0.0)
+                seen += tl.sum(past * mine[:, None], 0)
+            row = (row - seen) / tl.sqrt(own)
+            tl.store(factor + t * n + columns, row, mask=inside)
+            value = tl.where(inside, tl.maximum(value - row * row, 0.0), -1.0)
+            value = tl.where(chosen, 0.0, value)
+            rest = tl.sum(tl.where(inside, value, 0.0), 0)
+            tl.debug_barrier()  # other threads of this program read the row in the next step
+        else:  # the rest by size
+            pick = tl.min(tl.where(left == tl.max(left, 0), columns, BLOCK), 0)
+        left = tl.where(columns == pick, -1.0, left)
+        tl.store(order + t, pick.to(tl.int64))
+        t += 1
+        tl.store(energy + t, rest)
+        going = (t < stop) & ((tol <= 0) | (rest > tol * total))
+    tl.store(values + at, value, mask=inside)
+    tl.store(lefts + at, left, mask=inside)
+    tl.debug_barrier()
+    tl.store(done + image, t)
