@@ -101,3 +101,20 @@ def test_expanded_batch() -> None:
     found = select(x.expand(3, 20, 16), 10)
     for b in range(3):
         assert torch.equal(found.order[b], select(x, 10).order)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("batch", [(), (2,)])
+def test_compiled(batch: tuple[int, ...], weighted: bool) -> None:
+    """torch.compile takes it whole, checks of values included."""
+    x, w = gaussian(*batch, 40, 16, seed=9), uniform(40, seed=9) if weighted else None
+
+    def kept(features: Tensor) -> tuple[Tensor, Tensor]:
+        found = select(features * 2, 10, weights=w)
+        return found.order + 0, found.residual * 1
+
+    compiled = torch.compile(kept, fullgraph=True, backend="aot_eager")
+    for one, other in zip(compiled(x), kept(x), strict=True):
+        assert torch.equal(one, other)
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        compiled(x / 0)

@@ -10,7 +10,6 @@ from torch import Tensor
 BAD = tl.constexpr(1 << 20)  # the exponent of a row with NaN or infinity
 SAFE = tl.constexpr(20)  # rows whose largest entry lies between 2**-20 and 2**21 stay as they are
 _TILE = 64  # rows and columns of the Gram matrix that one program computes
-_DEPTH = 64  # features a step
 _ROW = 4096  # features of a row read at once
 
 
@@ -48,9 +47,15 @@ def scaled_gram(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     # Triton's interpreter multiplies the bits of bf16.
     widen = images.dtype == torch.bfloat16 and not isinstance(_gram, triton.runtime.JITFunction)
     _gram[(side * (side + 1) // 2, total)](
-        images, exponent, gram, n, d, *strides, widen, _TILE, _DEPTH, num_warps=4, num_stages=3
-    )
+        images, exponent, gram, n, d, *strides, widen, _TILE, depth(images.dtype == torch.float32),
+        num_warps=4, num_stages=3,
+    )  # fmt: skip
     return gram, exponent, norm
+
+
+def depth(wide: bool) -> int:
+    """Features that a step multiplies, of fp32 (wide) or of half precision."""
+    return 32 if wide else 64
 
 
 @triton.jit
@@ -71,7 +76,7 @@ def _row_sizes(images, exponent, norm, n, d, by_image, by_row, by_column, WIDTH:
     peak = tl.max(peaks, 0)
     # Subnormal rows (below 1e-38) are lifted first, so that the exponent's bits tell their size.
     tiny = peak < 1.1754943508222875e-38
-    bits = tl.where(tiny, peak * 16777216.0, peak).to(tl.int32, bitcast=True)
+    bits = (peak * tl.where(tiny, 16777216.0, 1.0)).to(tl.int32, bitcast=True)
     power = (bits >> 23) - 127 - tl.where(tiny, 24, 0)
     safe = (peak == 0) | ((power >= -SAFE) & (power <= SAFE))
     power = tl.where(safe, 0, power)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
@@ -9,7 +11,20 @@ from torch import Tensor
 
 from .gram import BAD, scaled_gram
 
-_ROWS = 8  # of the Cholesky factor, read at once
+
+@dataclass(frozen=True)
+class Shape:
+    """How one program works on an image: columns, rows of the factor read at once, warps."""
+
+    block: int
+    rows: int
+    warps: int
+
+
+def launch_shape(n: int) -> Shape:
+    """For images of n tokens. All columns stay in registers: 16 a thread for a chunk of rows."""
+    block = triton.next_power_of_2(n)
+    return Shape(block, max(1, min(8, 16384 // block)), max(4, min(32, block // 128)))
 
 
 class PivotedRun:
@@ -26,9 +41,15 @@ class PivotedRun:
         Finite and not negative.
     k : int
         How many tokens may be picked in all, at most N.
+    near : float
+        Values of at least ``near`` times the largest are ties.
+    floor : float
+        Once no value is above ``floor`` times the largest initial one, size decides.
     """
 
-    def __init__(self, images: Tensor, weights: Tensor | None, k: int) -> None:
+    def __init__(
+        self, images: Tensor, weights: Tensor | None, k: int, near: float, floor: float
+    ) -> None:
         self._gram, self._exponent, norm = scaled_gram(images)
         total, n = norm.shape
         if weights is not None:  # the largest brought to about 1, lest products leave the range
@@ -36,6 +57,7 @@ class PivotedRun:
             weights = torch.ldexp(weights, -torch.frexp(largest).exponent)
             norm = norm * weights
         self._size, self._weights = norm, weights
+        self._near, self._floor = near, floor
         self._value = self._gram.new_empty(total, n)
         self._left = torch.empty_like(norm)
         self._factor = self._gram.new_empty(total, k, n)
@@ -46,15 +68,13 @@ class PivotedRun:
     def advance(self, stop: int, tol: float = 0.0) -> None:
         """Pick until every image has ``stop`` tokens, or a relative residual <= ``tol`` > 0."""
         total, k, n = self._factor.shape
-        block = triton.next_power_of_2(n)
-        # The torch path's bounds: of ties, and of what is left to explain.
-        eps = torch.finfo(torch.float32).eps
+        shape = launch_shape(n)
         weights = self._size if self._weights is None else self._weights
         _pivot[(total,)](
             self._gram, self._exponent, self._size, weights, self._value, self._left,
             self._factor, self._energy, self._order, self._done, n, k, stop, tol,
-            eps * n, 1 - 4 * eps, self._weights is not None, block,
-            max(1, min(_ROWS, 16384 // block)), num_warps=max(4, min(32, block // 128)),
+            self._floor, self._near, self._weights is not None, shape.block, shape.rows,
+            num_warps=shape.warps,
         )  # fmt: skip
 
     def bad(self) -> Tensor:
@@ -112,7 +132,7 @@ def _pivot(
     lift = ((power.to(tl.int64) + 1023) << 52).to(tl.float64, bitcast=True)
     if WEIGHTED:
         lift = lift * tl.load(weights + at, mask=inside, other=0.0)
-    lift = (lift * scale).to(tl.float32)
+    lift = tl.where(norm > 0, lift * scale, 0.0).to(tl.float32)
 
     initial = norm.to(tl.float32) * norm.to(tl.float32)
     floor = tl.max(initial, 0) * rank_floor

@@ -83,11 +83,24 @@ def check_weights(weights: Any, features: Tensor) -> Tensor | None:
         )
     # Weights finer than the features' dtype must not become infinite or zero on the way.
     weights = weights.detach().to(device=features.device, dtype=torch.float64)
-    if not bool(((weights >= 0) & weights.isfinite()).all()):
+    if can_look(weights) and not bool(((weights >= 0) & weights.isfinite()).all()):
         raise ValueError(
             "weights must be finite and not negative: clamp them to [0, 1] and remove NaN"
         )
     return torch.broadcast_to(weights, shape)
+
+
+def can_look(values: Tensor) -> bool:
+    """Whether the host may ask for values: not while a CUDA graph is captured."""
+    return not (values.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
+def bad_row(name: str, row: int) -> ValueError:
+    """The error for features with NaN or infinity."""
+    return ValueError(
+        f"features hold NaN or infinity, first in {name} {row}: "
+        "check the encoder's output (fp16 overflow is the usual cause)"
+    )
 
 
 def working_dtype(features: Tensor) -> torch.dtype:
@@ -130,11 +143,7 @@ def scaled_rows(image: Tensor, dtype: torch.dtype, name: str = "row") -> tuple[T
     if not 1 / _SAFE <= largest <= _SAFE:  # NaN, infinite, zero, or far from 1
         finite = rows.isfinite().all(1)
         if not bool(finite.all()):
-            bad = int(finite.logical_not().nonzero()[0])
-            raise ValueError(
-                f"features hold NaN or infinity, first in {name} {bad}: "
-                "check the encoder's output (fp16 overflow is the usual cause)"
-            )
+            raise bad_row(name, int(finite.logical_not().nonzero()[0]))
         peak = float(rows.abs().max())
         if peak == 0:
             return rows, torch.zeros_like(norms)

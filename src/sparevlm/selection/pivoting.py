@@ -1,9 +1,14 @@
 """Pivoted selection: the row farthest from the span of those already kept, again and again."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from sparevlm.kernels import usable
 
 from .checks import (
     check_features,
@@ -18,9 +23,13 @@ from .greedy import Gain, run_greedy
 from .products import Products, full_precision, prefer_gram, products_for
 from .result import Selection, as_selection
 
+if TYPE_CHECKING:
+    from .fused import FusedRun
+
 _BATCH_BYTES = 2**30  # Gram matrices or factors that one chunk of a batch may hold on a GPU
 _SYNC_EVERY = 16  # steps between two looks at a GPU's progress
 _MAX_WEIGHT = 2.0**20  # beyond, rows that count are so small that their products may underflow
+_TIE = 4  # roundings of the largest value within which values are ties
 _PAD = 32  # entries; rows of every image start alike, so that products round alike
 
 
@@ -59,12 +68,18 @@ def select(
     ValueError
         If a shape does not fit, k is no positive integer, tol lies outside [0, 1], a weight is
         negative or not finite, or features hold NaN or infinity (the first bad row is named).
+        While a CUDA graph is captured values cannot be looked at: rows with NaN or infinity then
+        count as zero rows, and weights must be right.
 
     Notes
     -----
     Ties, up to four roundings of the largest value, go to the lowest index. A batch gives exactly
     what its images give one by one. k decides how products are taken, so where two tokens differ by
     rounding alone, ``select(X, j)`` may pick the other one than ``select(X, k).order[:j]``.
+
+    On a CUDA or ROCm device with Triton, features up to fp32 and up to 8192 tokens an image, three
+    launches do everything (`sparevlm.kernels`), and the host waits once, to learn that no value is
+    NaN. `torch.compile` takes a call without ``tol`` as one operation.
 
     Once the best remaining value is below eps * N times the largest initial one, the rest are the
     largest w |x| not yet kept, and the residual stays flat. That test is also what keeps
@@ -82,25 +97,30 @@ def select(
     check_features(features)
     k = min(check_k(k), features.shape[-2])
     tol = check_tol(tol)
+    if torch.compiler.is_compiling() and tol == 0:
+        order, residual = compiled_select(features, k, weights)
+        return as_selection(order, residual, tol)
     w = check_weights(weights, features)
     images = features if features.ndim == 3 else features[None]
     if w is not None and features.ndim == 2:
         w = w[None]
+    named = "image {}, row".format if features.ndim == 3 else "row".format
 
-    runs: list[_Run] = []
+    runs: list[_Run | FusedRun] = []
     # Else products may be taken in bf16.
     with torch.autocast(features.device.type, enabled=False), full_precision():
         for first, last in _chunks(images, k):
             chunk = w[first:last] if w is not None else None
-            named = "image {}, row".format if features.ndim == 3 else "row".format
-            run = _Run(images[first:last], chunk, k, [named(b) for b in range(first, last)])
+            run = _start(images[first:last], chunk, k, [named(b) for b in range(first, last)])
             run.advance(k, tol)
             if tol == 0:
                 run.release()  # a later chunk may need the memory
             runs.append(run)
-        steps = max(run.steps for run in runs)
-        for run in runs:
-            run.advance(steps, 0.0)  # others of the batch may have needed more
+        steps = k
+        if tol > 0:
+            steps = max(run.steps for run in runs)
+            for run in runs:
+                run.advance(steps, 0.0)  # others of the batch may have needed more
 
     order = torch.cat([run.order(steps) for run in runs])
     residual = torch.cat([run.residual(steps) for run in runs])
@@ -109,14 +129,41 @@ def select(
     return as_selection(order, residual, tol)
 
 
+@torch.library.custom_op("sparevlm::select", mutates_args=())
+def compiled_select(features: Tensor, k: int, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`select` without a tolerance as one operation that torch.compile does not look into."""
+    found = select(features, k, weights=weights)
+    return found.order, found.residual
+
+
+@compiled_select.register_fake
+def _(features: Tensor, k: int, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    images, dtype = features.shape[:-2], working_dtype(features)
+    order = features.new_empty((*images, k), dtype=torch.int64)
+    return order, features.new_empty((*images, k + 1), dtype=dtype)
+
+
+def _start(images: Tensor, weights: Tensor | None, k: int, names: list[str]) -> _Run | FusedRun:
+    if not (usable(images) and _wants_gram(images, k)):
+        return _Run(images, weights, k, names)
+    from .fused import FusedRun  # imports Triton
+
+    eps = torch.finfo(torch.float32).eps
+    return FusedRun(images, weights, k, names, 1 - _TIE * eps, eps * images.shape[1])
+
+
+def _wants_gram(images: Tensor, k: int) -> bool:
+    return prefer_gram(images.shape[1], k, working_dtype(images), images.device)
+
+
 def _chunks(images: Tensor, k: int) -> list[tuple[int, int]]:
     """Images to work on at once: one on a CPU, where it then stays in cache; many on a GPU."""
     total, n, d = images.shape
     size = 1
     if images.device.type != "cpu":
-        dtype = working_dtype(images)
-        wide = n if prefer_gram(n, k, dtype, images.device) else d
-        size = max(1, _BATCH_BYTES // (n * (k + wide) * torch.finfo(dtype).bits // 8))
+        wide = n if _wants_gram(images, k) else d
+        bits = torch.finfo(working_dtype(images)).bits
+        size = max(1, _BATCH_BYTES // (n * (k + wide) * bits // 8))
     return [(b, min(b + size, total)) for b in range(0, total, size)]
 
 
@@ -149,7 +196,7 @@ class _Run(Gain):
         self.value = self._norms.to(dtype).square()
         eps = torch.finfo(dtype).eps
         self._floor = eps * n * self.value.amax(-1, keepdim=True)
-        self.near = 1 - 4 * eps
+        self.near = 1 - _TIE * eps
         self._never = torch.full((), math.inf, dtype=dtype, device=device)
         self._zero = torch.zeros((), dtype=dtype, device=device)
         self._order = torch.zeros(k, total, 1, dtype=torch.int64, device=device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .checks import check_features, working_dtype
+from .checks import bad_row, can_look, check_features, working_dtype
 
 
 def checked_rows(features: Tensor) -> Tensor:
@@ -19,15 +19,11 @@ def checked_rows(features: Tensor) -> Tensor:
     check_features(features)
     rows = features.detach().to(working_dtype(features))
     # A norm reads less than a test of every entry; it may overflow where no entry is infinite.
-    if bool(torch.linalg.vector_norm(rows, dim=-1).isfinite().all()):
+    if not can_look(rows) or bool(torch.linalg.vector_norm(rows, dim=-1).isfinite().all()):
         return rows
     finite = rows.isfinite().all(-1)
     if not bool(finite.all()):
-        bad = int(finite.logical_not().nonzero()[0, -1])
-        raise ValueError(
-            f"features hold NaN or infinity, first in row {bad}: "
-            "check the encoder's output (fp16 overflow is the usual cause)"
-        )
+        raise bad_row("row", int(finite.logical_not().nonzero()[0, -1]))
     return rows
 
 

@@ -1,0 +1,84 @@
+"""Compile the kernels for GPUs that need not be here; print what they need, as JSON.
+
+python -m tests.kernels.compiled sm_80 sm_90
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from sparevlm.kernels import gram, pivoting
+
+INTEGERS = ("n", "d", "by_image", "by_row", "k", "stop")
+POINTERS = {
+    "exponent": "*i32", "gram": "*fp32", "norm": "*fp64", "size": "*fp64", "weights": "*fp64",
+    "values": "*fp32", "lefts": "*fp64", "factors": "*fp32", "energies": "*fp32",
+    "orders": "*i64", "done": "*i32",
+}  # fmt: skip
+KERNELS = [
+    ("rows", gram._row_sizes, {"by_column": 1, "WIDTH": 4096}, 4),
+    ("gram", gram._gram, {"by_column": 1, "WIDEN": False, "TILE": 64}, 4),
+    ("pivot", pivoting._pivot, {"WEIGHTED": True}, None),
+]
+
+
+def compile_one(kernel: Any, constants: dict[str, Any], images: str, target: str, warps: int):
+    """One kernel, with the divisibility by 16 that a launch would find."""
+    names = list(inspect.signature(kernel.fn).parameters)
+    types = {
+        name: "constexpr" if name in constants else POINTERS.get(name)
+        or (images if name == "images" else "i32" if name in INTEGERS else "fp32")
+        for name in names
+    }  # fmt: skip
+    divisible = {
+        (i,): [["tt.divisibility", 16]]
+        for i, name in enumerate(names)
+        if types[name].startswith("*") or name in ("n", "d", "by_image", "by_row")
+    }
+    given = {(names.index(name),): value for name, value in constants.items()}
+    source = ASTSource(kernel, types, given, divisible)
+    version = int(target.removeprefix("sm_"))
+    return triton.compile(
+        source, target=GPUTarget("cuda", version, 32), options={"num_warps": warps, "num_stages": 3}
+    )
+
+
+def main(targets: list[str]) -> None:
+    """All kernels, dtypes and sizes for all targets."""
+    found = []
+    for target in targets:
+        for dtype in ("bf16", "fp16", "fp32"):
+            for name, kernel, constants, warps in KERNELS[:2]:
+                if name == "gram":
+                    constants = {**constants, "DEPTH": gram.depth(dtype == "fp32")}
+                made = compile_one(kernel, constants, "*" + dtype, target, warps)
+                found.append((target, name, dtype, made))
+        name, kernel, constants, _ = KERNELS[2]
+        for tokens in (196, 576, 2880, 8192):
+            shape = pivoting.launch_shape(tokens)
+            made = compile_one(
+                kernel, {**constants, "BLOCK": shape.block, "ROWS": shape.rows}, "*fp32", target,
+                shape.warps,
+            )  # fmt: skip
+            found.append((target, name, str(tokens), made))
+    print(
+        json.dumps([
+            {
+                "target": target, "kernel": name, "of": of, "shared": made.metadata.shared,
+                "tensor_cores": any(word in made.asm["ptx"] for word in ("wgmma", "mma.sync")),
+                "code": len(made.asm["cubin"]),
+            }
+            for target, name, of, made in found
+        ])
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
