@@ -2,6 +2,9 @@
 
     python bench/selection.py [--json]
 
+Where X is too long for an N x N matrix, against k passes over X (one product X @ x for each kept
+token) instead, which is what the products alone cost a selection that fetches them singly.
+
 The two are timed in turn, so that what else the machine does disturbs both alike; medians are
 compared. Memory is what tensors hold at once besides the features, as seen between operations;
 buffers that the matrix library keeps for itself are not in it.
@@ -13,24 +16,22 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
-from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from sparevlm.selection import select
-from sparevlm.selection.products import prefer_gram
+from sparevlm.selection.products import products_for
+from sparevlm.speed.memory import LiveBytes
 
-# tokens, features, kept, and how many times the product the selection may take
+# tokens, features, kept, and how many times the product (or the passes) the selection may take
 SHAPES = [
     (576, 4096, 64, 1.3),  # LLaVA-1.5
     (2880, 4096, 160, 0.9),  # LLaVA-NeXT
     (196, 256, 12, None),  # the pocket model
+    (16384, 4096, 1024, 1.5),  # 64 frames of a video
 ]
-PAIRS = 9
+LONG = 8192  # tokens from which on passes are the measure
+PAIRS, LONG_PAIRS = 9, 3
 
 
 @dataclass
@@ -40,6 +41,7 @@ class Row:
     n: int
     d: int
     k: int
+    against: str
     product_ms: float
     select_ms: float
     ratio: float
@@ -51,28 +53,6 @@ class Row:
     products: str
 
 
-class LiveBytes(TorchDispatchMode):
-    """Largest number of bytes alive at once in tensors made under it."""
-
-    def __init__(self, *inputs: Tensor) -> None:
-        super().__init__()
-        self.peak = 0
-        self._inputs = {tensor.untyped_storage()._cdata for tensor in inputs}
-        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **(kwargs or {}))
-        for key in [key for key, (ref, _) in self._alive.items() if ref.expired()]:
-            del self._alive[key]
-        for tensor in tree_leaves(found):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                if storage._cdata not in self._inputs:
-                    self._alive[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
-        self.peak = max(self.peak, sum(size for _, size in self._alive.values()))
-        return found
-
-
 def milliseconds(call: Callable[[], object]) -> float:
     start = time.perf_counter()
     call()
@@ -81,15 +61,17 @@ def milliseconds(call: Callable[[], object]) -> float:
 
 def measure(n: int, d: int, k: int, target: float | None) -> Row:
     x = torch.randn(n, d, generator=torch.Generator().manual_seed(0))
+    long = n >= LONG
 
-    def product() -> Tensor:
-        return x @ x.T
+    def product() -> object:
+        return [x @ row for row in x[:k]] if long else x @ x.T
 
     def selection() -> object:
         return select(x, k)
 
     product(), selection()  # warm-up
-    pairs = [(milliseconds(product), milliseconds(selection)) for _ in range(PAIRS)]
+    count = LONG_PAIRS if long else PAIRS
+    pairs = [(milliseconds(product), milliseconds(selection)) for _ in range(count)]
     with LiveBytes(x) as live:
         selection()
     product_ms = statistics.median(first for first, _ in pairs)
@@ -100,6 +82,7 @@ def measure(n: int, d: int, k: int, target: float | None) -> Row:
         n=n,
         d=d,
         k=k,
+        against="passes" if long else "product",
         product_ms=product_ms,
         select_ms=select_ms,
         ratio=ratio,
@@ -108,13 +91,13 @@ def measure(n: int, d: int, k: int, target: float | None) -> Row:
         target=target,
         met=None if target is None else ratio <= target,
         memory_mb=live.peak / 1e6,
-        products="Gram" if prefer_gram(n, k, x.dtype, x.device) else "blocks",
+        products=type(products_for([x], [None], k)).__name__.removesuffix("Products"),
     )
 
 
 def table(rows: list[Row]) -> str:
     lines = [
-        "tokens x features, kept   product ms  select ms  ratio  (min .. max)   target"
+        "tokens x features, kept   against         ms  select ms  ratio  (min .. max)   target"
         "           extra MB"
     ]
     for row in rows:
@@ -124,10 +107,11 @@ def table(rows: list[Row]) -> str:
         if row.target is not None:
             target = f"<= {row.target} {'met' if row.met else 'NOT MET'}"
         lines.append(
-            f"{shape:<25} {row.product_ms:>10.2f} {row.select_ms:>10.2f} {row.ratio:>6.2f}  "
+            f"{shape:<25} {row.against:<8} {row.product_ms:>9.2f} {row.select_ms:>10.2f} "
+            f"{row.ratio:>6.2f}  "
             f"{spread:<14} {target:<14} {row.memory_mb:>10.2f}  {row.products}"
         )
-    lines.append("Extra memory is of the order N k with columns, N (N + k) with the Gram matrix.")
+    lines.append("Extra memory is of the order N k, and N (N + k) with the Gram matrix.")
     return "\n".join(lines)
 
 

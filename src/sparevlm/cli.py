@@ -22,6 +22,7 @@ from sparevlm.bench_command import add_bench
 from sparevlm.budgets import read_budget
 from sparevlm.chat import tokenized
 from sparevlm.compare_command import add_compare
+from sparevlm.speed_command import add_speed
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -133,6 +134,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     ask = _add_ask(commands)
     add_bench(commands, _quiet)
     add_compare(commands)
+    add_speed(commands, _quiet)
     for name, run, words in (
         ("methods", _methods, "list the pruning methods and their settings"),
         ("models", _models, "list the model families that are supported"),

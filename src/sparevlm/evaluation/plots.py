@@ -6,8 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
-_MARKS = ("o", "s", "^", "D", "v", "P", "X")
+from sparevlm.figures import COLORS, MARKS, finish
 
 
 def accuracy_plot(found: dict[str, Any]) -> Figure:
@@ -19,8 +18,8 @@ def accuracy_plot(found: dict[str, Any]) -> Figure:
         axes.plot(
             [s["tokens"] for s in points],
             [100 * s["accuracy"] for s in points],
-            color=_COLORS[i % len(_COLORS)],
-            marker=_MARKS[i % len(_MARKS)],
+            color=COLORS[i % len(COLORS)],
+            marker=MARKS[i % len(MARKS)],
             markersize=5,
             linewidth=1.5,
             label=name,
@@ -35,7 +34,7 @@ def accuracy_plot(found: dict[str, Any]) -> Figure:
     axes.set_xlabel("visual tokens kept")
     axes.set_ylabel("right answers (%)")
     axes.grid(True, axis="y", color="#dddddd", linewidth=0.8)
-    _finish(axes)
+    finish(axes)
     return figure
 
 
@@ -47,8 +46,8 @@ def residual_plot(found: dict[str, Any]) -> Figure:
         axes.plot(
             [s["residual"] for s in points],
             [100 * s["accuracy"] for s in points],
-            color=_COLORS[i % len(_COLORS)],
-            marker=_MARKS[i % len(_MARKS)],
+            color=COLORS[i % len(COLORS)],
+            marker=MARKS[i % len(MARKS)],
             linestyle="none",
             label=name,
         )
@@ -56,7 +55,7 @@ def residual_plot(found: dict[str, Any]) -> Figure:
     axes.set_xlabel("feature energy left unexplained")
     axes.set_ylabel("right answers (%)")
     axes.grid(True, color="#dddddd", linewidth=0.8)
-    _finish(axes)
+    finish(axes)
     return figure
 
 
@@ -66,8 +65,3 @@ def _by_method(found: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
         if setting["budget"]:
             groups.setdefault(setting["method"], []).append(setting)
     return groups
-
-
-def _finish(axes: Any) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from sparevlm.evaluation.loop import SCHEMA, Answered, Setting
 from sparevlm.evaluation.plots import accuracy_plot, residual_plot
 from sparevlm.evaluation.statistics import interval, relative, same, yes_no_f1
 from sparevlm.evaluation.tasks import Item
+from sparevlm.figures import png
+from sparevlm.files import write_files
 
 _AGAINST = ("spare", "random")
 
@@ -93,23 +93,14 @@ def write_report(found: dict[str, Any], out: Path, gallery: str = "") -> None:
     `gallery` is HTML for the page.
     """
     plots = {"accuracy.png": accuracy_plot(found), "residual.png": residual_plot(found)}
-    drawn = {name: _png(figure) for name, figure in plots.items()}
+    drawn = {name: png(figure) for name, figure in plots.items()}
     files = {
         "results.json": (json.dumps(found, indent=1) + "\n").encode(),
         "report.md": markdown(found).encode(),
         **drawn,
         "report.html": page(found, drawn, gallery).encode(),
     }
-    for name, data in files.items():
-        partial = out / f"{name}.partial"
-        partial.write_bytes(data)
-        partial.replace(out / name)
-
-
-def _png(figure: Figure) -> bytes:
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=150)
-    return data.getvalue()
+    write_files(out, files)
 
 
 def page(found: dict[str, Any], plots: dict[str, bytes], gallery: str = "") -> str:
