@@ -6,43 +6,42 @@ import copy
 import functools
 import inspect
 import threading
-import weakref
 from collections.abc import Callable
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from transformers import Cache
 
+from sparevlm.hf.attached import Attached
 from sparevlm.hf.expand import grouped_expansion
 from sparevlm.hf.families import find_family
 from sparevlm.hf.guidance import make_guidance
+from sparevlm.hf.inside import Inside, check_decoder
 from sparevlm.hf.memory import Memory, cached_tokens, remember
 from sparevlm.hf.prune import Shrunk, generation_setting, shrink, uses_cache
-from sparevlm.hf.report import ImageReport
+from sparevlm.methods.in_decoder import DecoderMethod
+from sparevlm.methods.staged import Staged
+from sparevlm.methods.uniform_grid import UniformGrid
 
 if TYPE_CHECKING:
     from sparevlm.methods.base import PruningMethod
 
-# Methods and not handles: a handle holds its model, which would then never be freed.
-_ATTACHED: weakref.WeakKeyDictionary[Any, PruningMethod] = weakref.WeakKeyDictionary()
-
 
 def attach(
-    method: PruningMethod,
+    method: PruningMethod | Staged,
     model: Any,
     *,
     relevance: str = "auto",
     clip: Any = None,
     tokenizer: Any = None,
     question: str | None = None,
-) -> Handle:
+) -> Attached:
     """Prune the visual tokens of every `generate` and forward call of a model until detached.
 
     Parameters
     ----------
-    method : PruningMethod
+    method : PruningMethod or Staged
         What to keep.
     model
         A supported transformers model.
@@ -58,8 +57,9 @@ def attach(
 
     Returns
     -------
-    Handle
-        Also a context manager, which detaches.
+    Attached
+        A `Handle`, or an `Inside` for methods that work in the decoder; also a context manager,
+        which detaches.
 
     Raises
     ------
@@ -67,39 +67,40 @@ def attach(
         If the model is not supported or pruned already, or guidance cannot be had.
     """
     family = find_family(model)
-    if model in _ATTACHED:
-        raise ValueError(
-            f"this model is already pruned by {_ATTACHED[model]}: "
-            "detach that first, nested pruning is not possible"
-        )
+    first: PruningMethod
+    inside: DecoderMethod | None = None
+    if isinstance(method, Staged):
+        first, inside = method.first, method.then
+    elif isinstance(method, DecoderMethod):
+        first, inside = UniformGrid(keep=1.0), method
+    else:
+        first = method
     guidance = None
-    if "query" in method.requires:
+    if "query" in first.requires:
         guidance = make_guidance(
             model,
             family,
-            method.compares,
+            first.compares,
             relevance=relevance,
             clip=clip,
             tokenizer=tokenizer,
             question=question,
         )
-    return Handle(method, model, family, guidance)
+    if inside is None:
+        return Handle(first, model, family, guidance)
+    check_decoder(inside, model)
+    return Inside(method, inside, Handle(first, model, family, guidance, part=True))
 
 
-class Handle:
-    """Pruning attached to a model.
+class Handle(Attached):
+    """Pruning attached to a model, before its decoder."""
 
-    Attributes
-    ----------
-    method : PruningMethod
-    report : list of ImageReport
-        One entry a picture, or frame of a video, of the last call that had any.
-    """
-
-    def __init__(self, method: PruningMethod, model: Any, family: Any, guidance: Any) -> None:
-        self.method = method
-        self.report: list[ImageReport] = []
-        self._model, self._family, self._guidance = model, family, guidance
+    def __init__(
+        self, method: PruningMethod, model: Any, family: Any, guidance: Any, *, part: bool = False
+    ) -> None:
+        super().__init__(method, model, part=part)
+        self._pruning = method
+        self.family, self._guidance = family, guidance
         self._local = threading.local()  # so that threads do not see each other's calls
         self._names = list(inspect.signature(model.forward).parameters)
         self._hooks = [
@@ -111,39 +112,17 @@ class Handle:
         if hasattr(model, "generate"):
             self._stock_generate = model.generate
             model.generate = self._wrapper = self._wrapped_generate()
-        self._attached = True
-        _ATTACHED[model] = method
 
-    def detach(self) -> None:
-        """Take everything off the model; a second call does nothing."""
-        if not self._attached:
-            return
-        self._attached = False
-        del _ATTACHED[self._model]
-        for hook in self._hooks:
-            hook.remove()
+    def _take_off(self) -> None:
+        super()._take_off()
         # A wrapper that the user put around ours stays; ours passes calls on once detached.
         if self._wrapper is not None and self._model.__dict__.get("generate") is self._wrapper:
             del self._model.generate
             if self._had_generate is not None:
                 self._model.generate = self._had_generate
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        raise TypeError("this model is pruned: detach before copying or saving the whole model")
-
-    def __enter__(self) -> Handle:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.detach()
-
     def _shrink(self, kwargs: dict[str, Any], **options: Any) -> Shrunk:
-        shrunk = shrink(self.method, self._model, self._family, self._guidance, kwargs, **options)
+        shrunk = shrink(self._pruning, self._model, self.family, self._guidance, kwargs, **options)
         if shrunk.report:
             self.report = shrunk.report
         return shrunk
@@ -224,7 +203,7 @@ class Handle:
         self._shift_lengths(kwargs, ids.shape[1])
         if kwargs.get("streamer") is not None:
             kwargs["streamer"] = _WholePrompt(kwargs["streamer"], ids)
-        with grouped_expansion(self._model, self._family, kwargs):
+        with grouped_expansion(self._model, self.family, kwargs):
             out = self._inside(kwargs)
         sequences = out if isinstance(out, Tensor) else out.sequences
         answer = sequences[:, kwargs["input_ids"].shape[1] :]

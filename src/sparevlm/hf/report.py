@@ -41,6 +41,11 @@ class ImageReport:
         What the (first) placeholder stands for.
     shares : tuple of int
         How many of the kept tokens come from each picture or frame, in the order of the prompt.
+    schedule : dict or None
+        Inside the language model: {layer: tokens that it and later ones get}; `after` and `indices`
+        are the last stage's.
+    average : float or None
+        Tokens on average over the layers, with a schedule.
     """
 
     before: int
@@ -55,6 +60,8 @@ class ImageReport:
     row: int = 0
     kind: str = "image"
     shares: tuple[int, ...] = ()
+    schedule: dict[int, int] | None = None
+    average: float | None = None
     _features: Tensor | None = field(default=None, repr=False)
     _merged: Tensor | None = field(default=None, repr=False)
     _residual: float | None = field(default=None, repr=False)

@@ -8,12 +8,15 @@ from sparevlm.methods.average_pool import AveragePool
 from sparevlm.methods.base import PruningMethod, get_method, list_methods, method_class
 from sparevlm.methods.cdpruner import CDPruner
 from sparevlm.methods.dart import DART
+from sparevlm.methods.dart_decoder import DARTDecoder
 from sparevlm.methods.divprune import DivPrune
 from sparevlm.methods.downsampled_image import DownsampledImage
 from sparevlm.methods.fastervlm import FasterVLM
+from sparevlm.methods.fastv import FastV
 from sparevlm.methods.greedy_css import GreedyCSS
 from sparevlm.methods.hiprune import HiPrune
 from sparevlm.methods.id_selection import IDSelection
+from sparevlm.methods.in_decoder import DecoderMethod
 from sparevlm.methods.k_center import KCenter
 from sparevlm.methods.largest_norm import LargestNorm
 from sparevlm.methods.leverage_scores import LeverageScores
@@ -21,9 +24,13 @@ from sparevlm.methods.mmtok import MMTok
 from sparevlm.methods.no_image import NoImage
 from sparevlm.methods.picking import PickingMethod
 from sparevlm.methods.prumerge import PruMerge, PruMergePlus
+from sparevlm.methods.pyramiddrop import PyramidDrop
 from sparevlm.methods.random_tokens import RandomTokens
 from sparevlm.methods.scope import SCOPE
 from sparevlm.methods.spare import SPARE
+from sparevlm.methods.spare_decoder import SPAREDecoder
+from sparevlm.methods.sparsevlm import SparseVLM
+from sparevlm.methods.staged import Staged
 from sparevlm.methods.strong_rrqr import StrongRRQR
 from sparevlm.methods.trim import TRIM
 from sparevlm.methods.two_stage_css import TwoStageCSS
@@ -44,8 +51,11 @@ __all__ = [
     "ApET",
     "AveragePool",
     "CDPruner",
+    "DARTDecoder",
+    "DecoderMethod",
     "DivPrune",
     "DownsampledImage",
+    "FastV",
     "FasterVLM",
     "GreedyCSS",
     "HiPrune",
@@ -59,7 +69,11 @@ __all__ = [
     "PruMerge",
     "PruMergePlus",
     "PruningMethod",
+    "PyramidDrop",
     "RandomTokens",
+    "SPAREDecoder",
+    "SparseVLM",
+    "Staged",
     "StrongRRQR",
     "TwoStageCSS",
     "UniformGrid",

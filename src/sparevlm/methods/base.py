@@ -20,7 +20,7 @@ from sparevlm.tokens import (
 )
 
 if TYPE_CHECKING:
-    from sparevlm.hf import Handle
+    from sparevlm.hf.attached import Attached
 
 Per = Literal["image", "tile", "prompt"]
 Positions = Literal["auto", "compact", "original"]
@@ -71,6 +71,7 @@ class PruningMethod(ABC):
     bounds_error: ClassVar[bool] = False  # takes a Residual budget
     compares: ClassVar[Literal["clip", "llm"]] = "clip"  # the space that "query" comes from
     keys_of: ClassVar[Layer] = None  # the layer that "encoder_keys" comes from
+    inside: ClassVar[bool] = False  # works between layers of the language model
 
     keep: Budget
     _: KW_ONLY
@@ -80,7 +81,7 @@ class PruningMethod(ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         name = cls.__dict__.get("name")
-        if name is None:  # an intermediate class
+        if not name:  # an intermediate class
             return
         unknown = cls.needs - set(NEEDS)
         if unknown:
@@ -122,7 +123,7 @@ class PruningMethod(ABC):
             return available if maximum is None else min(maximum, available)
         return budget_tokens(self.keep, available)
 
-    def attach(self, model: Any, **options: Any) -> Handle:
+    def attach(self, model: Any, **options: Any) -> Attached:
         """Prune in every `generate` and forward call of a transformers model until detached.
 
         See `sparevlm.hf.attach` for the options. The returned handle is also a context manager.
@@ -137,6 +138,11 @@ class PruningMethod(ABC):
         """Shorten the inputs of one call, without touching the model. See `hf.prune_inputs`."""
         from sparevlm.hf import prune_inputs
 
+        if self.inside:
+            raise ValueError(
+                f"{type(self).__name__} works inside the language model, not on its inputs: "
+                "attach it to the model"
+            )
         return prune_inputs(self, model, inputs, **options)
 
 
@@ -149,9 +155,15 @@ def _key(name: str) -> str:
     return re.sub(r"[^a-z0-9+]", "", name.lower())
 
 
-def list_methods() -> list[str]:
-    """Names of all methods, sorted; each works in `get_method` and on the command line."""
-    return sorted(_REGISTRY)
+def list_methods(*, inside: bool | None = False) -> list[str]:
+    """Names of methods, sorted; each works in `get_method` and on the command line.
+
+    Parameters
+    ----------
+    inside : bool or None
+        Those that work before the language model (False), between its layers (True), or all (None).
+    """
+    return sorted(name for name, cls in _REGISTRY.items() if inside in (None, cls.inside))
 
 
 def method_class(name: str) -> type[PruningMethod]:
@@ -162,10 +174,12 @@ def method_class(name: str) -> type[PruningMethod]:
     ValueError
         If there is no such method; the message lists those there are.
     """
-    for known, cls in _REGISTRY.items():
-        if isinstance(name, str) and _key(name) in (_key(known), _key(cls.__name__)):
+    for one, cls in _REGISTRY.items():
+        if isinstance(name, str) and _key(name) in (_key(one), _key(cls.__name__)):
             return cls
-    raise ValueError(f"no method is named {name!r}: choose one of {', '.join(list_methods())}")
+    raise ValueError(
+        f"no method is named {name!r}: choose one of {', '.join(list_methods(inside=None))}"
+    )
 
 
 def get_method(name: str, keep: Budget, **settings: Any) -> PruningMethod:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from sparevlm.methods.picking import PickingMethod, largest
 from sparevlm.methods.settings import check_count
@@ -40,17 +41,38 @@ class DART(PickingMethod):
 
     def pick(self, tokens: VisualTokens, k: int) -> Reduction:
         """See `PickingMethod.pick`."""
-        unit = unit_rows(tokens.features)
         count = min(self.pivots, k)
         norms = checked_rows(tokens.features).abs().sum(1)
         pivots = largest(norms, count)
-        likeness = unit[pivots] @ unit.T
-        free = torch.ones(len(unit), dtype=torch.bool, device=unit.device)
-        free[pivots] = False
-        order = [pivots]
-        for i in range(count):
-            share = (k - count) // count + (i < (k - count) % count)
-            least = likeness[i].masked_fill(~free, torch.inf).argsort(stable=True)[:share]
-            free[least] = False
-            order.append(least)
-        return Reduction.picked(torch.cat(order), scores=norms)
+        unit = unit_rows(tokens.features)
+        rest = least_alike(unit[pivots] @ unit.T, pivots, k - count)
+        return Reduction.picked(torch.cat((pivots, rest)), scores=norms)
+
+
+def least_alike(likeness: Tensor, taken: Tensor, k: int) -> Tensor:
+    """Let each pivot in turn take its equal share of k tokens, those least like it.
+
+    Parameters
+    ----------
+    likeness : Tensor [P, N]
+        Of P pivots and all tokens.
+    taken : Tensor [T], int64
+        Tokens that cannot be taken.
+    k : int
+        At most N - T; the first pivots take one more where shares are not even.
+
+    Returns
+    -------
+    Tensor [k], int64
+        In the order taken.
+    """
+    pivots, n = likeness.shape
+    free = torch.ones(n, dtype=torch.bool, device=likeness.device)
+    free[taken] = False
+    order = []
+    for i in range(pivots):
+        share = k // pivots + (i < k % pivots)
+        least = likeness[i].masked_fill(~free, torch.inf).argsort(stable=True)[:share]
+        free[least] = False
+        order.append(least)
+    return torch.cat(order)

@@ -57,7 +57,7 @@ SHAPES: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {
                 },
             },
         },
-        (1008, 1008),
+        (980, 980),
     ),
     "qwen3-vl-8b": (
         {
@@ -78,6 +78,6 @@ SHAPES: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {
                 },
             },
         },
-        (1024, 1024),
+        (960, 960),
     ),
 }  # fmt: skip

@@ -1,0 +1,415 @@
+"""Dropping visual tokens between layers of the language model, on stock transformers.
+
+Hooks before every decoder layer shorten what it gets: hidden states, mask, rotary embeddings. Its
+part of the cache is then really shorter; which columns it holds is remembered on the cache, so that
+masks of later calls fit each layer's own length.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sparevlm.hf.attached import Attached
+from sparevlm.hf.layer_scores import LayerProbe
+from sparevlm.hf.media import token_types
+from sparevlm.hf.report import ImageReport
+from sparevlm.methods.in_decoder import LayerTokens, averaged, check_choice
+
+if TYPE_CHECKING:
+    from sparevlm.hf.attach import Handle
+    from sparevlm.methods.base import PruningMethod
+    from sparevlm.methods.in_decoder import DecoderMethod, Schedule
+    from sparevlm.methods.staged import Staged
+
+_HELD = "_sparevlm_held"  # on the cache: {layer: columns of the whole prompt [B, P], -1: padding}
+
+
+@dataclass(eq=False)
+class _Picture:
+    """A run of placeholders in a prompt, and what is left of it."""
+
+    row: int
+    columns: Tensor  # of this call, as the user gave it
+    schedule: Schedule
+    left: Tensor  # indices into `columns`
+    kept: dict[int, Tensor] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class _Call:
+    """One forward call of the model.
+
+    Attributes
+    ----------
+    words : Tensor [B, L], bool
+        Columns that are no placeholders and no padding.
+    real : Tensor [B, L], bool
+        Columns that are no padding.
+    pictures : list
+    past : int
+        Columns that the cache's first layer held before.
+    left : Tensor [B, L'] or None
+        Columns of this call that the present layer gets, -1 for padding; None: all.
+    """
+
+    words: Tensor
+    real: Tensor
+    earlier: Tensor | None
+    pictures: list[_Picture]
+    past: int = 0
+    left: Tensor | None = None
+    reports: list[ImageReport] = field(default_factory=list)
+
+
+def check_decoder(method: DecoderMethod, model: Any) -> None:
+    """Raise ValueError unless a decoder method can work in this model's language model."""
+    decoder = model.base_model.get_decoder()
+    layers: Any = getattr(decoder, "layers", ())
+    parts = ("q_proj", "k_proj", "head_dim", "scaling")
+    attention = getattr(layers[0], "self_attn", None) if layers else None
+    if not all(hasattr(attention, part) for part in parts):
+        raise ValueError(
+            f"{type(decoder).__name__} has no layers with separate queries and keys, which "
+            f"{type(method).__name__} reads: use a method that prunes before the decoder"
+        )
+    method.check_layers(len(layers))
+    vision = getattr(model.config, "vision_config", None)
+    deep = len(getattr(vision, "deepstack_visual_indexes", None) or ())
+    first = min(method.stages(len(layers)))
+    if first < deep:
+        raise ValueError(
+            f"the first {deep} layers of {type(decoder).__name__} add features to every visual "
+            f"token, so that none can be dropped before layer {deep}: {type(method).__name__} "
+            f"drops at layer {first}"
+        )
+
+
+class Inside(Attached):
+    """A decoder method attached to a model, behind one that works before the decoder."""
+
+    def __init__(
+        self, method: PruningMethod | Staged, inside: DecoderMethod, before: Handle
+    ) -> None:
+        self._before = before
+        super().__init__(method, before.model)
+        self._inside, self._family = inside, before.family
+        self._decoder = self._model.base_model.get_decoder()
+        layers = self._decoder.layers
+        self._names = list(inspect.signature(self._model.forward).parameters)
+        self._stages = sorted(inside.stages(len(layers)))
+        self._first = self._stages[0]
+        self._local = threading.local()
+        self._probes = {at: LayerProbe(layers[at - 1].self_attn) for at in self._stages}
+        self._hooks = [
+            # After the hook of `before`, which shortens what this one sees.
+            self._model.register_forward_pre_hook(self._before_model, with_kwargs=True),
+            self._model.register_forward_hook(self._after_model, always_call=True),
+            self._decoder.register_forward_hook(self._after_decoder),
+        ]
+        for at, layer in enumerate(layers):
+            self._hooks.append(
+                layer.register_forward_pre_hook(self._before_layer(at), with_kwargs=True)
+            )
+
+    def _take_off(self) -> None:
+        super()._take_off()
+        self._before.detach()
+        for probe in self._probes.values():
+            probe.remove()
+
+    # -- the model
+
+    def _before_model(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        named = dict(zip(self._names, args, strict=False)) | kwargs
+        self._local.call = None
+        ids: Tensor | None = named.get("input_ids")
+        if ids is None:
+            return
+        mask = named.get("attention_mask")
+        if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
+            raise ValueError("attention_mask must be [B, L]: pass the processor's mask")
+        kinds = token_types(self._family, self._model, ids)
+        rows, length = ids.shape
+        real = torch.ones_like(ids, dtype=torch.bool)
+        earlier = None
+        if mask is not None:
+            real = mask[:, mask.shape[1] - length :] != 0
+            earlier = mask[:, : mask.shape[1] - length] != 0
+        pictures = []
+        counts = self._counts(rows)
+        count = len(self._decoder.layers)
+        for row in range(rows):
+            for run in _pictures(kinds[row], counts.get(row)):
+                schedule = self._inside.schedule(count, len(run))
+                everything = torch.arange(len(run), device=ids.device)
+                pictures.append(_Picture(row, run, schedule, everything))
+        self._local.call = _Call((kinds == 0) & real, real, earlier, pictures)
+
+    def _counts(self, rows: int) -> dict[int, list[int]]:
+        """Tokens of each picture in each row of the call, as the first method left them."""
+        report = self._before.report
+        prompts = 1 + max((found.row for found in report), default=0)
+        each = max(1, rows // prompts)  # beams follow each other
+        counts: dict[int, list[int]] = {}
+        for found in report:
+            for row in range(found.row * each, (found.row + 1) * each):
+                counts.setdefault(row, []).append(found.after)
+        return counts
+
+    def _after_model(self, module: Any, args: tuple[Any, ...], output: Any) -> None:
+        call = getattr(self._local, "call", None)
+        self._local.call = None
+        for probe in self._probes.values():
+            probe.forget()
+        if call is not None and call.pictures and output is not None:
+            count = len(self._decoder.layers)
+            self.report = [_reported(picture, count) for picture in call.pictures]
+
+    # -- the decoder
+
+    def _before_layer(self, at: int) -> Any:
+        def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            call = getattr(self._local, "call", None)
+            if call is None:
+                return None
+            cache = kwargs.get("past_key_values")
+            hidden = args[0] if args else kwargs["hidden_states"]
+            if at == 0:
+                self._begin(call, cache, hidden)
+            held = getattr(cache, _HELD, {}).get(at) if call.past else None
+            if at in self._probes and call.pictures:
+                hidden = self._drop(call, at, hidden)
+            changed = self._shortened(call, at, hidden, held, kwargs)
+            if cache is not None and at >= self._first and (call.pictures or held is not None):
+                _hold(cache, at, held, call)
+            probe = self._probes.get(at + 1)
+            if probe is not None and call.pictures:
+                probe.embeddings = changed["position_embeddings"]
+                if call.past and cache is not None:
+                    probe.past = cache.layers[at].keys
+                    probe.past_seen = _seen(call, held)
+            if args:
+                return (hidden, *args[1:]), changed
+            return args, changed | {"hidden_states": hidden}
+
+        return before
+
+    def _begin(self, call: _Call, cache: Any, hidden: Tensor) -> None:
+        """At the first layer: what the cache holds, and whether it is of a kind that can shrink."""
+        call.past = 0 if cache is None else int(cache.get_seq_length())
+        if cache is not None and (call.past == 0 or not hasattr(cache, _HELD)):
+            setattr(cache, _HELD, {})
+        for layer in getattr(cache, "layers", ()):
+            if getattr(layer, "is_compileable", False):
+                raise ValueError(
+                    "a static cache has one length for all layers: use the default cache"
+                )
+        window = getattr(self._model.config.get_text_config(), "sliding_window", None)
+        total = call.past + hidden.shape[1]
+        if window and self._slides() and total > window:
+            raise ValueError(
+                f"this prompt of {total} tokens is longer than the sliding window of {window} that "
+                "some layers have: shorten it, or use a method that prunes before the decoder"
+            )
+
+    def _slides(self) -> bool:
+        config = self._model.config.get_text_config()
+        kinds = getattr(config, "layer_types", None)
+        return kinds is None or "sliding_attention" in kinds
+
+    def _drop(self, call: _Call, at: int, hidden: Tensor) -> Tensor:
+        """Choose at a stage; hidden states of what stays."""
+        rows, length = call.words.shape
+        before = call.left
+        merged: list[tuple[_Picture, Tensor]] = []
+        keep = torch.ones(rows, length, dtype=torch.bool, device=hidden.device)
+        if before is not None:
+            keep.zero_()
+            keep.scatter_(1, before.clamp(min=0), before >= 0)
+        for picture in call.pictures:
+            k = picture.schedule[at]
+            if k < len(picture.left):
+                tokens = self._tokens(call, at, hidden, picture)
+                found = self._inside.choose(tokens, k)
+                check_choice(found, tokens, k, type(self._inside).__name__)
+                chosen = found.indices
+                keep[picture.row, picture.columns[picture.left]] = False
+                picture.left = picture.left[chosen]
+                keep[picture.row, picture.columns[picture.left]] = True
+                if found.features is not None:
+                    merged.append((picture, found.features))
+            picture.kept[at] = picture.left
+        call.left = _columns(keep)
+        inside = call.left.clamp(min=0)
+        if before is not None:  # where each lies in the shorter hidden states
+            place = torch.zeros(rows, length, dtype=torch.int64, device=hidden.device)
+            there = torch.arange(before.shape[1], device=hidden.device).expand_as(before)
+            place.scatter_(1, before.clamp(min=0), there * (before >= 0))
+            inside = place.gather(1, inside)
+        shorter = hidden.gather(1, inside[..., None].expand(-1, -1, hidden.shape[-1]))
+        for picture, features in merged:
+            at_row = torch.isin(call.left[picture.row], picture.columns[picture.left])
+            shorter[picture.row, at_row] = features.to(shorter.dtype)
+        return shorter
+
+    def _tokens(self, call: _Call, at: int, hidden: Tensor, picture: _Picture) -> LayerTokens:
+        row, probe = picture.row, self._probes[at]
+        columns = torch.arange(call.words.shape[1], device=hidden.device)
+        if call.left is not None:
+            columns = call.left[row]
+        there = torch.isin(columns, picture.columns[picture.left]).nonzero()[:, 0]
+        words = ((columns >= 0) & call.words[row, columns.clamp(min=0)]).nonzero()[:, 0]
+        keys = probe.keys(row).transpose(0, 1).flatten(1)
+        real = (columns >= 0) & call.real[row, columns.clamp(min=0)]
+        earlier = real[:0] if probe.past_seen is None else probe.past_seen[row]
+
+        def attention(which: Tensor) -> Tensor:
+            asking = words[which]
+            causal = torch.arange(len(columns), device=hidden.device) <= asking[:, None]
+            seen = torch.cat((earlier.expand(len(asking), -1), causal & real), dim=1)
+            return probe.attention(row, asking, seen)[:, len(earlier) + there]
+
+        return LayerTokens(
+            layer=at, features=hidden[row, there], indices=picture.left, text=hidden[row, words],
+            keys=keys[there], text_keys=keys[words], attention=attention, norm=self._decoder.norm,
+        )  # fmt: skip
+
+    def _shortened(
+        self, call: _Call, at: int, hidden: Tensor, held: Tensor | None, kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        """The layer's arguments for the columns it gets."""
+        left = call.left
+        if left is None and held is None:
+            return kwargs
+        changed = dict(kwargs)
+        rows, queries = hidden.shape[:2]
+        device = hidden.device
+        if left is not None:
+            inside = left.clamp(min=0)
+            changed["position_embeddings"] = tuple(
+                _taken(part, inside) for part in kwargs["position_embeddings"]
+            )
+            # FlashAttention reads gaps in positions as packed sequences.
+            if kwargs.get("position_ids") is not None:
+                steps = torch.arange(queries, device=device)
+                changed["position_ids"] = (call.past + steps).expand(rows, -1)
+        columns = torch.arange(queries, device=device).expand(rows, -1) if left is None else left
+        past = torch.arange(call.past, device=device).expand(rows, -1) if held is None else held
+        all_columns = torch.cat((past, torch.where(columns < 0, -1, columns + call.past)), dim=1)
+        changed["attention_mask"] = _mask(
+            kwargs.get("attention_mask"), left, all_columns, call.past, queries, hidden.dtype
+        )
+        return changed
+
+    def _after_decoder(self, module: Any, args: tuple[Any, ...], output: Any) -> Any:
+        """Give the last hidden states their full length again: zeros where tokens were dropped."""
+        call = getattr(self._local, "call", None)
+        if call is None or call.left is None:
+            return None
+        short = output.last_hidden_state
+        rows, length = call.words.shape
+        whole = short.new_zeros(rows, length + 1, short.shape[-1])
+        at = torch.where(call.left < 0, length, call.left)
+        whole.scatter_(1, at[..., None].expand_as(short), short)
+        output.last_hidden_state = whole[:, :length]
+        return output
+
+
+def _pictures(kinds: Tensor, counts: list[int] | None) -> list[Tensor]:
+    """Columns of each picture in a row; without counts, each run of placeholders is one."""
+    at = (kinds != 0).nonzero()[:, 0]
+    if len(at) == 0:
+        return []
+    if counts is not None and sum(counts) == len(at):
+        return list(at.split(counts))
+    breaks = ((at[1:] - at[:-1]) > 1).nonzero()[:, 0] + 1
+    return [run for run in torch.tensor_split(at, breaks.tolist()) if len(run)]
+
+
+def _columns(keep: Tensor) -> Tensor:
+    """Kept columns [B, L'] of a mask [B, L], ascending; -1 in front of shorter rows."""
+    counts = keep.sum(1)
+    longest = int(counts.max())
+    order = torch.sort(keep.long(), dim=1, stable=True).indices  # kept ones last, ascending
+    found = order[:, keep.shape[1] - longest :]
+    step = torch.arange(longest, device=keep.device)
+    return torch.where(step >= (longest - counts)[:, None], found, -1)
+
+
+def _taken(part: Tensor, columns: Tensor) -> Tensor:
+    """Rotary embeddings [.., B or 1, L, C] of columns [B, L']."""
+    shape = (*part.shape[:-3], len(columns), *part.shape[-2:])
+    at = columns[..., None].expand(*part.shape[:-3], -1, -1, part.shape[-1])
+    return part.expand(shape).gather(-2, at)
+
+
+def _mask(
+    mask: Any, left: Tensor | None, columns: Tensor, past: int, queries: int, dtype: torch.dtype
+) -> Any:
+    """The mask of a layer that holds and gets fewer columns.
+
+    mask [B or 1, 1, Q, K] (bool, or added to the logits), [B, K] (FlashAttention's), or None:
+    causal without padding. columns [B, K'] are kept columns of the whole prompt, -1 for padding.
+    """
+    padded = columns < 0
+    if mask is None and not bool(padded.any()):
+        return None
+    inside = columns.clamp(min=0)
+    rows = len(columns)
+    if mask is None:
+        step = torch.arange(columns.shape[1], device=columns.device)
+        begin = columns.shape[1] - queries
+        causal = step <= begin + torch.arange(queries, device=columns.device)[:, None]
+        return (causal & ~padded[:, None])[:, None]
+    if not isinstance(mask, Tensor) or mask.ndim not in (2, 4):
+        raise ValueError(
+            "this attention implementation's masks cannot be shortened: use sdpa, eager or "
+            "flash_attention_2"
+        )
+    if mask.ndim == 2:
+        return mask.gather(1, inside).masked_fill(padded, 0)
+    found = mask.expand(rows, *mask.shape[1:])
+    if left is not None:
+        at = left.clamp(min=0)[:, None, :, None].expand(-1, found.shape[1], -1, found.shape[-1])
+        found = found.gather(2, at)
+    found = found.gather(3, inside[:, None, None].expand(-1, *found.shape[1:3], -1))
+    hide = padded[:, None, None].expand_as(found)
+    if found.dtype == torch.bool:
+        return found & ~hide
+    return found.masked_fill(hide, torch.finfo(dtype).min)
+
+
+def _hold(cache: Any, at: int, held: Tensor | None, call: _Call) -> None:
+    """Remember which columns a layer's part of the cache has after this call."""
+    rows, length = call.words.shape
+    left = call.left
+    if left is None:
+        left = torch.arange(length, device=call.words.device).expand(rows, -1)
+    new = torch.where(left < 0, -1, left + call.past)
+    if held is None:
+        held = torch.arange(call.past, device=new.device).expand(rows, -1)
+    getattr(cache, _HELD)[at] = torch.cat((held, new), dim=1)
+
+
+def _seen(call: _Call, held: Tensor | None) -> Tensor:
+    """Which of the columns that a layer had cached before this call are no padding: [B, P]."""
+    rows, device = len(call.words), call.words.device
+    if held is None:
+        held = torch.arange(call.past, device=device).expand(rows, -1)
+    if call.earlier is None:
+        return held >= 0
+    return (held >= 0) & call.earlier.gather(1, held.clamp(min=0))
+
+
+def _reported(picture: _Picture, layers: int) -> ImageReport:
+    n = len(picture.columns)
+    return ImageReport(
+        before=n, after=len(picture.left), indices=picture.left, milliseconds=0.0, row=picture.row,
+        schedule=dict(picture.schedule), average=averaged(picture.schedule, layers, n),
+    )  # fmt: skip

@@ -1,0 +1,43 @@
+"""FastV: keep what the last word attends to after a few layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sparevlm.methods.in_decoder import DecoderMethod, LayerTokens
+from sparevlm.methods.picking import largest
+from sparevlm.methods.settings import check_count
+from sparevlm.tokens import Reduction
+
+
+@dataclass(frozen=True)
+class FastV(DecoderMethod):
+    """An image is worth half its tokens after layer 2 (arXiv 2403.06764, ECCV 2024).
+
+    After ``layer`` decoder layers the tokens that the last word of the prompt attends to most (mean
+    over heads, in the last of these layers) stay, and keep their positions.
+
+    Parameters
+    ----------
+    layer : int
+        Layers that see all tokens.
+    """
+
+    name: ClassVar[str] = "fastv"
+    paper: ClassVar[str] = "arXiv 2403.06764"
+
+    layer: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count(self, "layer")
+
+    def stages(self, layers: int, share: float = 1.0) -> dict[int, float]:
+        """See `DecoderMethod.stages`."""
+        return {self.layer: 1.0}
+
+    def choose(self, tokens: LayerTokens, k: int) -> Reduction:
+        """See `DecoderMethod.choose`."""
+        scores = tokens.last_attention()
+        return Reduction.picked(largest(scores, k), scores=scores)

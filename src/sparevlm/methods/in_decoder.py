@@ -1,0 +1,171 @@
+"""The base class of methods that drop visual tokens inside the language model."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from sparevlm.methods.base import PruningMethod
+from sparevlm.methods.settings import check_flag
+from sparevlm.tokens import Reduction, VisualTokens, budget_tokens
+
+Schedule = dict[int, int]  # decoder layer: tokens of a picture that it and later layers get
+
+
+@dataclass(frozen=True, eq=False)
+class LayerTokens:
+    """The visual tokens of one picture at a decoder layer that gets fewer of them.
+
+    Attributes
+    ----------
+    layer : int
+        Index of that layer; scores come from the one before it.
+    features : Tensor [N, D]
+        Hidden states of the tokens that are left, as the layer would get them.
+    indices : Tensor [N], int64
+        Which tokens of the picture these are, ascending.
+    text : Tensor [M, D]
+        Hidden states of the prompt's words, in order.
+    keys, text_keys : Tensor [N, C] and [M, C]
+        Their keys in the layer before, after rotation, all heads side by side.
+    attention : callable
+        Which words [R], int64 -> attention [R, N] that these pay to the tokens in the layer before,
+        float32, mean over heads; of each word's softmax over all that it sees.
+    norm : callable
+        The language model's last norm, which makes hidden states comparable.
+    """
+
+    layer: int
+    features: Tensor
+    indices: Tensor
+    text: Tensor
+    keys: Tensor
+    text_keys: Tensor
+    attention: Callable[[Tensor], Tensor]
+    norm: Callable[[Tensor], Tensor]
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def last_attention(self) -> Tensor:
+        """What the last word of the prompt pays to each token: [N], float32."""
+        last = torch.tensor([len(self.text) - 1], device=self.features.device)
+        return self.attention(last)[0]
+
+
+@dataclass(frozen=True)
+class DecoderMethod(PruningMethod):
+    """A method that drops visual tokens between two layers of the language model.
+
+    Tokens keep their positions. ``keep`` is what a picture has on average over all layers, as
+    papers state it, so that methods with other schedules can be compared at equal cost; with
+    ``average=False`` it is what the last stage leaves.
+
+    Parameters
+    ----------
+    average : bool
+        Whether ``keep`` is the average over layers.
+    """
+
+    inside: ClassVar[bool] = True
+
+    _: KW_ONLY
+    average: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_flag(self, "average")
+
+    @abstractmethod
+    def stages(self, layers: int, share: float = 1.0) -> dict[int, float]:
+        """Where tokens are dropped: {layer: how many times the last stage's tokens it is given}.
+
+        Layers ascend from 1 on; the last number is 1. A layer named here is the first that gets
+        fewer tokens. ``share`` is the budget's, for methods whose proportions depend on it.
+        """
+
+    @abstractmethod
+    def choose(self, tokens: LayerTokens, k: int) -> Reduction:
+        """Choose k of the N > k tokens left; merged tokens take the places of kept ones."""
+
+    def schedule(self, layers: int, tokens: int) -> Schedule:
+        """Tokens of a picture from each stage on.
+
+        Parameters
+        ----------
+        layers : int
+            Of the language model.
+        tokens : int
+            That the picture has.
+
+        Raises
+        ------
+        ValueError
+            If the model has too few layers, or an average lies below what the layers before the
+            first stage cost alone.
+        """
+        self.check_layers(layers)
+        wanted = budget_tokens(self.keep, tokens)  # type: ignore[arg-type]
+        stages = self.stages(layers, wanted / tokens)
+        if not self.average:
+            return self._counts(stages, float(wanted), tokens)
+        low, high = 0.0, float(tokens)
+        least = averaged(self._counts(stages, low, tokens), layers, tokens)
+        if wanted < least:
+            raise ValueError(
+                f"{type(self).__name__}(keep={self.keep!r}): the layers before the first stage "
+                f"alone make an average of {least:.1f} of {tokens} tokens: keep more, drop "
+                "earlier, or count what is left at last with average=False"
+            )
+        for _ in range(60):  # the average grows with the last stage's tokens
+            middle = (low + high) / 2
+            if averaged(self._counts(stages, middle, tokens), layers, tokens) <= wanted:
+                low = middle
+            else:
+                high = middle
+        return self._counts(stages, low, tokens)
+
+    def check_layers(self, layers: int) -> None:
+        """Raise ValueError unless a model of so many layers has the stages' layers."""
+        stages = self.stages(layers)
+        if min(stages) < 1 or max(stages) >= layers:
+            raise ValueError(
+                f"{self} drops tokens at layers {sorted(stages)}, and this model has {layers}: "
+                "choose layers from 1 to the last"
+            )
+
+    @staticmethod
+    def _counts(stages: dict[int, float], last: float, tokens: int) -> Schedule:
+        found, most = {}, tokens
+        for layer in sorted(stages):
+            most = min(most, max(1, round(last * stages[layer])))
+            found[layer] = most
+        return found
+
+    def reduce(self, tokens: VisualTokens) -> Reduction:
+        """Keep all: the language model gets every token."""
+        return Reduction(tokens.candidate_indices())
+
+
+def averaged(schedule: Schedule, layers: int, tokens: int) -> float:
+    """Tokens of a picture, on average over the layers."""
+    total, left = 0, tokens
+    for layer in range(layers):
+        left = schedule.get(layer, left)
+        total += left
+    return total / layers
+
+
+def check_choice(found: Reduction, tokens: LayerTokens, k: int, who: str) -> None:
+    """Raise ValueError unless a method chose k distinct tokens, ascending."""
+    indices = found.indices
+    right = len(indices) == k and bool(
+        (indices[0] >= 0) & (indices[-1] < len(tokens)) & (indices[1:] > indices[:-1]).all()
+    )
+    if not right or (found.features is not None and len(found.features) != k):
+        raise ValueError(f"{who}.choose must give {k} ascending indices in [0, {len(tokens)})")

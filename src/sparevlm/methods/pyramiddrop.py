@@ -1,0 +1,33 @@
+"""PyramidDrop: half of the tokens at each of three depths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sparevlm.methods.in_decoder import DecoderMethod, LayerTokens
+from sparevlm.methods.picking import largest
+from sparevlm.tokens import Reduction
+
+
+@dataclass(frozen=True)
+class PyramidDrop(DecoderMethod):
+    """Stages of dropping inside the decoder (arXiv 2410.17247, CVPR 2025).
+
+    At a quarter, half and three quarters of the layers (8, 16 and 24 of 32) the tokens that the
+    last word of the prompt attends to most stay: each stage half of those before. With other
+    budgets the stages keep these proportions (4 : 2 : 1), as far as there are tokens.
+    """
+
+    name: ClassVar[str] = "pyramiddrop"
+    paper: ClassVar[str] = "arXiv 2410.17247"
+
+    def stages(self, layers: int, share: float = 1.0) -> dict[int, float]:
+        """See `DecoderMethod.stages`."""
+        places = [round(layers * quarter / 4) for quarter in (1, 2, 3)]
+        return dict(zip(places, (4.0, 2.0, 1.0), strict=True))
+
+    def choose(self, tokens: LayerTokens, k: int) -> Reduction:
+        """See `DecoderMethod.choose`."""
+        scores = tokens.last_attention()
+        return Reduction.picked(largest(scores, k), scores=scores)

@@ -1,0 +1,50 @@
+"""Two methods one after the other: before the language model, and between its layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sparevlm.methods.base import PruningMethod
+from sparevlm.methods.in_decoder import DecoderMethod
+
+if TYPE_CHECKING:
+    from sparevlm.hf.attached import Attached
+
+
+@dataclass(frozen=True)
+class Staged:
+    """Prune before the language model, and what is left once more inside it.
+
+    The budget of ``then`` counts the tokens that the language model gets: a share is one of those
+    that ``first`` left, and so is the average over layers.
+
+    Parameters
+    ----------
+    first : PruningMethod
+        Works before the language model.
+    then : DecoderMethod
+        Works between its layers.
+
+    Raises
+    ------
+    TypeError
+        If the two are not such methods, in this order.
+    """
+
+    first: PruningMethod
+    then: DecoderMethod
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.first, PruningMethod) or isinstance(self.first, DecoderMethod):
+            raise TypeError(f"first must be a method that works before the decoder: {self.first!r}")
+        if not isinstance(self.then, DecoderMethod):
+            raise TypeError(f"then must be a method that works inside the decoder: {self.then!r}")
+
+    def attach(self, model: Any, **options: Any) -> Attached:
+        """Prune in every call of a model until detached. See `sparevlm.hf.attach`."""
+        from sparevlm.hf import attach  # hf lies above
+
+        return attach(self, model, **options)
+
+    __call__ = attach

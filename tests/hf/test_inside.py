@@ -1,0 +1,372 @@
+"""Dropping inside the decoder: against full attention matrices, and against masking."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from sparevlm import hf
+from sparevlm.methods import SPARE, FastV, PyramidDrop, Staged
+from sparevlm.methods.in_decoder import DecoderMethod, averaged
+from sparevlm.tokens import Reduction
+from tests.families import grids_and_tiles
+from tests.families.matrix import ONE, SHORT, TWO, answer, made, new
+
+# Llama, Qwen2, Gemma, Mistral, Qwen2 and Qwen3 with positions of several axes.
+FAMILIES = ["llava", "internvl", "paligemma", "mistral3", "qwen2_vl", "qwen2_5_vl"]
+
+
+@dataclass(frozen=True)
+class Stages(DecoderMethod):
+    """What the last word attends to, at any layers."""
+
+    name: ClassVar[str] = ""
+    at: tuple[int, ...] = (1,)
+
+    def stages(self, layers: int, share: float = 1.0) -> dict[int, float]:
+        return {layer: float(2 ** (len(self.at) - 1 - i)) for i, layer in enumerate(self.at)}
+
+    def choose(self, tokens, k: int) -> Reduction:
+        order = tokens.last_attention().argsort(descending=True, stable=True)
+        return Reduction.picked(order[:k])
+
+
+def layers_of(model: Any) -> Any:
+    return model.base_model.get_decoder().layers
+
+
+def added(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask to add to logits."""
+    return torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
+
+
+@contextmanager
+def masking(model: Any, dropped: dict[int, list[Tensor]]) -> Iterator[None]:
+    """Stock attention that does not see `dropped` [layer][row] columns from a layer on."""
+    hooks = []
+
+    def hide(at: int) -> Any:
+        def before(module: Any, args: Any, kwargs: Any) -> Any:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            mask, cache = kwargs.get("attention_mask"), kwargs.get("past_key_values")
+            past = 0 if cache is None else cache.layers[0].get_seq_length()
+            past -= hidden.shape[1] if at and cache is not None else 0
+            rows, queries = hidden.shape[:2]
+            if mask is None:
+                seen = torch.ones(queries, past + queries, dtype=torch.bool).tril(past)
+                mask = added(seen, hidden.dtype).expand(rows, 1, -1, -1)
+            elif mask.dtype == torch.bool:
+                mask = added(mask, hidden.dtype)
+            mask = mask.expand(rows, -1, -1, -1).clone()
+            for stage in [s for s in dropped if s <= at]:
+                for row, columns in enumerate(dropped[stage]):
+                    # Of columns that look at nothing else: softmax over an empty row.
+                    mask[row, :, :, columns] = torch.finfo(hidden.dtype).min
+            return args, {**kwargs, "attention_mask": mask}
+
+        return before
+
+    for at, layer in enumerate(layers_of(model)):
+        hooks.append(layer.register_forward_pre_hook(hide(at), with_kwargs=True))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def literal(model: Any, inputs: dict[str, Tensor], schedule: dict[int, int]):
+    """Columns that the last word's full attention drops, stage by stage; one prompt, one picture.
+
+    The whole model runs anew for each stage, with eager attention and everything materialised.
+    """
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    columns = (inputs["input_ids"][0] == model.config.image_token_id).nonzero()[:, 0]
+    left, dropped = columns, {}
+    try:
+        for at, k in schedule.items():
+            with torch.no_grad(), masking(model, dropped):
+                out = model(**copy.copy(inputs), output_attentions=True, use_cache=False)
+            paid = out.attentions[at - 1][0].mean(0)[-1, left]
+            chosen = left[paid.argsort(descending=True, stable=True)[:k]].sort().values
+            dropped[at] = [left[~torch.isin(left, chosen)]]
+            left = chosen
+    finally:
+        model.set_attn_implementation(before)
+    return left, dropped
+
+
+def prompt_of(family, *prompts):
+    return family.inputs(*prompts)
+
+
+def four_layers():
+    """Qwen3-VL, whose first layers add features to visual tokens."""
+    return grids_and_tiles._qwen3("Qwen3VL", num_hidden_layers=4)
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "qwen3_vl"])
+def test_equals_full_attention_matrices_and_masking(name) -> None:
+    family = four_layers() if name == "qwen3_vl" else made(name)
+    inputs = prompt_of(family, ONE)
+    n = int((inputs["input_ids"] == family.model.config.image_token_id).sum())
+    last = len(layers_of(family.model)) - 1
+    method = Stages(keep=n // 3, at=(last,), average=False)
+    left, dropped = literal(family.model, inputs, {last: n // 3})
+    with masking(family.model, dropped):
+        expected = new(inputs, answer(family, inputs))
+    with method(family.model) as handle:
+        found = new(inputs, answer(family, inputs))
+    columns = (inputs["input_ids"][0] == family.model.config.image_token_id).nonzero()[:, 0]
+    assert torch.equal(columns[handle.report[0].indices], left)
+    assert torch.equal(found, expected)
+    unpruned = new(inputs, answer(family, inputs))
+    assert found.shape == unpruned.shape
+
+
+@pytest.fixture(scope="module")
+def pocket():
+    return hf.load("pocket")
+
+
+def pocket_inputs(processor, *questions, pictures=None):
+    from sparevlm.pocket.scenes import draw_scene
+
+    prompts = [f"USER: <image>\n{question} ASSISTANT:" for question in questions]
+    scenes = [draw_scene(40 + i).picture() for i in range(len(questions))]
+    return dict(processor(images=scenes, text=prompts, padding=True, return_tensors="pt"))
+
+
+QUESTIONS = (
+    "what color is the circle ?",
+    "what is nearest to the red star ?",
+    "how many are red ?",
+)
+
+
+def test_many_stages_on_pocket(pocket) -> None:
+    model, processor = pocket
+    inputs = pocket_inputs(processor, QUESTIONS[1])
+    count = len(layers_of(model))
+    method = Stages(keep=9, at=tuple(range(1, count)), average=False)
+    schedule = method.schedule(count, 196)
+    left, dropped = literal(model, inputs, schedule)
+    with method(model) as handle:
+        out = model(**inputs, use_cache=True)
+        pruned = model.generate(**inputs, max_new_tokens=6, min_new_tokens=6)
+    columns = (inputs["input_ids"][0] == model.config.image_token_id).nonzero()[:, 0]
+    assert torch.equal(columns[handle.report[0].indices], left)
+    length = inputs["input_ids"].shape[1]
+    held = [layer.get_seq_length() for layer in out.past_key_values.layers]
+    kept, expected = 196, []
+    for at in range(count):
+        kept = schedule.get(at, kept)
+        expected.append(length - 196 + kept)
+    assert held == expected
+    assert out.logits.shape[1] == length
+    with masking(model, dropped):
+        stock = model(**inputs)
+        masked = model.generate(**inputs, max_new_tokens=6, min_new_tokens=6)
+    assert torch.allclose(out.logits[0, -1], stock.logits[0, -1], atol=1e-4)
+    assert torch.equal(pruned, masked)
+
+
+def test_keep_everything_is_bit_identical(pocket) -> None:
+    model, processor = pocket
+    inputs = pocket_inputs(processor, *QUESTIONS)
+    stock = model(**inputs).logits
+    with FastV(keep=1.0)(model):
+        assert torch.equal(model(**inputs).logits, stock)
+
+
+@pytest.mark.parametrize("method", [FastV(keep=120), PyramidDrop(keep=80)])
+def test_batch_equals_singles(pocket, method) -> None:
+    model, processor = pocket
+    both = pocket_inputs(processor, *QUESTIONS)
+    with method(model) as handle:
+        out = model.generate(**both, max_new_tokens=6, min_new_tokens=6)
+        reports = handle.report
+        for row in range(3):
+            pad = int((both["attention_mask"][row] == 0).sum())
+            single = {
+                "input_ids": both["input_ids"][row : row + 1, pad:],
+                "attention_mask": both["attention_mask"][row : row + 1, pad:],
+                "pixel_values": both["pixel_values"][row : row + 1],
+            }
+            alone = model.generate(**single, max_new_tokens=6, min_new_tokens=6)
+            assert torch.equal(alone[0, -6:], out[row, -6:])
+            assert torch.equal(handle.report[0].indices, reports[row].indices)
+
+
+def test_pictures_of_unlike_size_in_a_batch() -> None:
+    family = made("qwen2_5_vl")
+    both = family.inputs(ONE, SHORT)
+    with Stages(keep=0.4, average=False)(family.model) as handle:
+        out = answer(family, both)
+        after = [report.after for report in handle.report]
+        assert after[0] != after[1]
+        for row, prompt in enumerate((ONE, SHORT)):
+            alone = family.inputs(prompt, first=row)
+            found = answer(family, alone)
+            assert torch.equal(new(alone, found)[0], new(both, out)[row])
+
+
+def test_beams(pocket) -> None:
+    model, processor = pocket
+    inputs = pocket_inputs(processor, *QUESTIONS[:2])
+    more = {"max_new_tokens": 5, "num_beams": 3, "num_return_sequences": 2}
+    method = FastV(keep=120)
+    with method(model) as handle:
+        found = model.generate(**inputs, **more)
+        kept = [report.indices for report in handle.report]
+    columns = [(row == model.config.image_token_id).nonzero()[:, 0] for row in inputs["input_ids"]]
+    gone = [c[~torch.isin(torch.arange(196), k)] for c, k in zip(columns, kept[::3], strict=True)]
+    with masking(model, {2: [g for g in gone for _ in range(3)]}):
+        assert torch.equal(found, model.generate(**inputs, **more))
+
+
+def test_second_turn(pocket) -> None:
+    model, processor = pocket
+    inputs = pocket_inputs(processor, QUESTIONS[0])
+    method = FastV(keep=120)
+    with method(model) as handle:
+        first = model.generate(
+            **inputs, max_new_tokens=3, return_dict_in_generate=True, use_cache=True
+        )
+        kept = handle.report[0].indices
+        more = processor.tokenizer(" USER: how many are red ? ASSISTANT:", return_tensors="pt")
+        ids = torch.cat([first.sequences, more["input_ids"][:, 1:]], 1)
+        second = model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=5,
+            past_key_values=first.past_key_values,
+        )  # fmt: skip
+    columns = (inputs["input_ids"][0] == model.config.image_token_id).nonzero()[:, 0]
+    gone = columns[~torch.isin(torch.arange(196), kept)]
+    whole = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with masking(model, {2: [gone]}):
+        stock = model.generate(**whole, pixel_values=inputs["pixel_values"], max_new_tokens=5)
+    assert torch.equal(second, stock)
+
+
+def test_deepstack_is_refused() -> None:
+    with pytest.raises(ValueError, match="none can be dropped before layer"):
+        Stages(keep=3, average=False).attach(made("qwen3_vl").model)
+
+
+def test_two_pictures() -> None:
+    family = made("llava")
+    inputs = family.inputs(TWO)
+    with Stages(keep=3, average=False)(family.model) as handle:
+        answer(family, inputs)
+    assert [report.after for report in handle.report] == [3, 3]
+
+
+def test_staged_is_one_after_the_other(pocket) -> None:
+    """The second method sees what the first left, and nothing else."""
+    model, processor = pocket
+    inputs = pocket_inputs(processor, *QUESTIONS)
+    first, then = SPARE(keep=40, guidance="none"), FastV(keep=12, average=False)
+    shorter = first.prune_inputs(model, inputs)
+    with then(model) as handle:
+        expected = model.generate(**shorter, max_new_tokens=5, min_new_tokens=5)
+        inside = handle.report
+    with Staged(first, then)(model) as handle:
+        found = model.generate(**inputs, max_new_tokens=5, min_new_tokens=5)
+        report = handle.report
+        logits = model(**inputs).logits
+    assert torch.equal(found[:, -5:], expected[:, -5:])
+    assert torch.equal(logits[:, -1].argmax(-1), found[:, -5])
+    for one, other in zip(report, inside, strict=True):
+        assert torch.equal(one.indices, other.indices)
+        assert (one.before, one.after) == (40, 12)
+    assert "generate" not in vars(model)
+
+
+def test_staged_wants_one_of_each() -> None:
+    with pytest.raises(TypeError, match="first must be a method that works before"):
+        Staged(FastV(keep=9), FastV(keep=9))
+    with pytest.raises(TypeError, match="then must be a method that works inside"):
+        Staged(SPARE(keep=9), SPARE(keep=9))
+
+
+def test_nested_pruning_is_refused(pocket) -> None:
+    model, _ = pocket
+    with FastV(keep=120)(model), pytest.raises(ValueError, match="already pruned by FastV"):
+        SPARE(keep=9)(model)
+    with SPARE(keep=9)(model), pytest.raises(ValueError, match="already pruned by SPARE"):
+        FastV(keep=120)(model)
+
+
+def test_static_cache_is_refused(pocket) -> None:
+    model, processor = pocket
+    inputs = pocket_inputs(processor, QUESTIONS[0])
+    with FastV(keep=120)(model), pytest.raises(ValueError, match="static cache has one length"):
+        model.generate(**inputs, max_new_tokens=3, cache_implementation="static")
+
+
+def test_right_padding_in_forward(pocket) -> None:
+    model, processor = pocket
+    both = pocket_inputs(processor, QUESTIONS[0], QUESTIONS[1])
+    ids, mask = both["input_ids"].clone(), both["attention_mask"].clone()
+    for row in range(2):
+        pad = int((mask[row] == 0).sum())
+        ids[row], mask[row] = ids[row].roll(-pad), mask[row].roll(-pad)
+    method = FastV(keep=120)
+    with method(model):
+        # The last column of a shorter row is padding; what is asked is the last word all the same.
+        turned = model(input_ids=ids, attention_mask=mask, pixel_values=both["pixel_values"]).logits
+        left = model(**both).logits
+    for row in range(2):
+        last = int(mask[row].sum()) - 1
+        assert torch.allclose(turned[row, last], left[row, -1], atol=1e-4)
+
+
+def test_no_cache_equals_cache(pocket) -> None:
+    model, processor = pocket
+    inputs = pocket_inputs(processor, QUESTIONS[1])
+    with FastV(keep=120)(model):
+        cached = model.generate(**inputs, max_new_tokens=4)
+        first = model(**inputs, use_cache=False).logits[0, -1].argmax()
+    assert first == cached[0, inputs["input_ids"].shape[1]]
+
+
+def test_model_is_left_as_it_was(pocket) -> None:
+    model, _ = pocket
+    hooks = sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules())
+    with FastV(keep=120)(model):
+        pass
+    assert hooks == sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules())
+
+
+# -- schedules
+
+
+@pytest.mark.parametrize(("layers", "tokens"), [(32, 576), (28, 1296), (6, 196)])
+@pytest.mark.parametrize("method", [FastV, PyramidDrop])
+def test_average_is_what_was_asked(method, layers, tokens) -> None:
+    for share in (0.6, 0.45):
+        keep = round(share * tokens)
+        found = method(keep).schedule(layers, tokens)
+        assert averaged(found, layers, tokens) == pytest.approx(keep, abs=1)
+        assert averaged(found, layers, tokens) <= keep
+
+
+def test_published_schedules() -> None:
+    """FastV at LLaVA-1.5's 192: 576 tokens twice, then 166; PyramidDrop halves three times."""
+    assert FastV(192).schedule(32, 576) == {2: 166}
+    assert PyramidDrop(72, average=False).schedule(32, 576) == {8: 288, 16: 144, 24: 72}
+
+
+def test_an_average_that_cannot_be() -> None:
+    with pytest.raises(ValueError, match=r"make an average of .* of 196 tokens: keep more"):
+        FastV(20).schedule(6, 196)
+    with pytest.raises(ValueError, match="this model has 2"):
+        FastV(20).schedule(2, 196)
