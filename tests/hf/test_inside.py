@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sparevlm import hf
-from sparevlm.methods import SPARE, FastV, PyramidDrop, Staged
+from sparevlm.methods import SPARE, FastV, PyramidDrop, Staged, get_method, list_methods
 from sparevlm.methods.in_decoder import DecoderMethod, averaged
 from sparevlm.tokens import Reduction
 from tests.families import grids_and_tiles
@@ -179,17 +179,53 @@ def test_many_stages_on_pocket(pocket) -> None:
     assert torch.equal(pruned, masked)
 
 
-def test_keep_everything_is_bit_identical(pocket) -> None:
+every = pytest.mark.parametrize("name", list_methods(inside=True))
+
+
+@every
+def test_keep_everything_is_bit_identical(pocket, name) -> None:
     model, processor = pocket
     inputs = pocket_inputs(processor, *QUESTIONS)
     stock = model(**inputs).logits
-    with FastV(keep=1.0)(model):
+    with get_method(name, 1.0)(model):
         assert torch.equal(model(**inputs).logits, stock)
 
 
-@pytest.mark.parametrize("method", [FastV(keep=120), PyramidDrop(keep=80)])
-def test_batch_equals_singles(pocket, method) -> None:
+@every
+def test_dropping_equals_masking(pocket, name) -> None:
+    """Token for token, in a padded batch, with each layer's cache as long as its schedule says."""
     model, processor = pocket
+    inputs = pocket_inputs(processor, *QUESTIONS)
+    settings = {"recycle": False} if name == "sparsevlm" else {}
+    count = len(layers_of(model))
+    method = get_method(name, 120, **settings)
+    with method(model) as handle:
+        found = model.generate(
+            **inputs, max_new_tokens=6, min_new_tokens=6, return_dict_in_generate=True
+        )
+        report = handle.report
+    dropped: dict[int, list[Tensor]] = {}
+    for row, picture in enumerate(report):
+        columns = (inputs["input_ids"][row] == model.config.image_token_id).nonzero()[:, 0]
+        assert picture.average == averaged(method.schedule(count, 196), count, 196)
+        for at, kept in picture.stages.items():
+            gone = columns[~torch.isin(torch.arange(196), kept)]
+            dropped.setdefault(at, []).append(gone)
+    with masking(model, dropped):
+        expected = model.generate(**inputs, max_new_tokens=6, min_new_tokens=6)
+    assert torch.equal(found.sequences, expected)
+    length, kept, lengths = inputs["input_ids"].shape[1] + 5, 196, []
+    for at in range(count):
+        kept = method.schedule(count, 196).get(at, kept)
+        lengths.append(length - 196 + kept)
+    assert [layer.get_seq_length() for layer in found.past_key_values.layers] == lengths
+    assert lengths[-1] < lengths[0]
+
+
+@every
+def test_batch_equals_singles(pocket, name) -> None:
+    model, processor = pocket
+    method = get_method(name, 120)
     both = pocket_inputs(processor, *QUESTIONS)
     with method(model) as handle:
         out = model.generate(**both, max_new_tokens=6, min_new_tokens=6)

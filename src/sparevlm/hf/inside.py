@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ class _Picture:
     schedule: Schedule
     left: Tensor  # indices into `columns`
     kept: dict[int, Tensor] = field(default_factory=dict)
+    seconds: float = 0.0  # of choosing
 
 
 @dataclass(eq=False)
@@ -235,8 +237,10 @@ class Inside(Attached):
         for picture in call.pictures:
             k = picture.schedule[at]
             if k < len(picture.left):
+                start = time.perf_counter()
                 tokens = self._tokens(call, at, hidden, picture)
                 found = self._inside.choose(tokens, k)
+                picture.seconds += time.perf_counter() - start
                 check_choice(found, tokens, k, type(self._inside).__name__)
                 chosen = found.indices
                 keep[picture.row, picture.columns[picture.left]] = False
@@ -409,7 +413,9 @@ def _seen(call: _Call, held: Tensor | None) -> Tensor:
 
 def _reported(picture: _Picture, layers: int) -> ImageReport:
     n = len(picture.columns)
+    counts = {at: len(kept) for at, kept in picture.kept.items()}
     return ImageReport(
-        before=n, after=len(picture.left), indices=picture.left, milliseconds=0.0, row=picture.row,
-        schedule=dict(picture.schedule), average=averaged(picture.schedule, layers, n),
+        before=n, after=len(picture.left), indices=picture.left,
+        milliseconds=1e3 * picture.seconds, row=picture.row, stages=picture.kept,
+        average=averaged(counts, layers, n),
     )  # fmt: skip

@@ -41,11 +41,11 @@ class ImageReport:
         What the (first) placeholder stands for.
     shares : tuple of int
         How many of the kept tokens come from each picture or frame, in the order of the prompt.
-    schedule : dict or None
-        Inside the language model: {layer: tokens that it and later ones get}; `after` and `indices`
-        are the last stage's.
+    stages : dict or None
+        For methods inside the language model: {layer: tokens [k], int64, that it and later layers
+        get}; `after` and `indices` are the last stage's.
     average : float or None
-        Tokens on average over the layers, with a schedule.
+        Tokens on average over the layers, with stages.
     """
 
     before: int
@@ -60,7 +60,7 @@ class ImageReport:
     row: int = 0
     kind: str = "image"
     shares: tuple[int, ...] = ()
-    schedule: dict[int, int] | None = None
+    stages: dict[int, Tensor] | None = field(default=None, repr=False)
     average: float | None = None
     _features: Tensor | None = field(default=None, repr=False)
     _merged: Tensor | None = field(default=None, repr=False)
@@ -70,7 +70,8 @@ class ImageReport:
     def residual(self) -> float:
         """Relative squared residual of all tokens, unweighted; computed when first asked for.
 
-        What the language model got explains it: merged rows, for methods that merge.
+        What the language model got explains it: merged rows, for methods that merge. Its first
+        layer, that is: 0 for methods that drop inside it.
         """
         if self._residual is None:
             if self._features is None:
