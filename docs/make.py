@@ -27,6 +27,19 @@ costs: [selection_cost.md](selection_cost.md).
 
 """
 
+INSIDE = """
+# Methods inside the language model
+
+They drop tokens between its layers, on stock transformers: `with FastV(keep=96)(model): ...`, with
+`generate` and forward, batches, padding, beams, further turns; later layers' caches are really
+shorter, and the fast attention stays on. `keep` is what a picture has on average over all layers,
+as papers count; with `average=False` it is what the last layers get. `handle.report` says which
+tokens each stage left. Position ids stay. `Staged(SPARE(keep=64), FastV(keep=0.5))` prunes before
+the language model and then inside it. Refused: static caches, prompts longer than a sliding window,
+stages among the layers to which Qwen3-VL adds features.
+
+"""
+
 MODELS_HEAD = """# Model families
 
 Written by `make docs` from `hf/families.py`; do not edit. Each family passes one test matrix on the
@@ -83,7 +96,11 @@ def section(cls: type[PruningMethod]) -> str:
 
 
 def text() -> str:
-    return HEAD + "\n".join(section(method_class(name)) for name in list_methods())
+    before, inside = (
+        "\n".join(section(method_class(name)) for name in list_methods(inside=place))
+        for place in (False, True)
+    )
+    return HEAD + before + INSIDE + inside
 
 
 def family_section(facts: dict[str, Any]) -> str:

@@ -17,14 +17,18 @@ if TYPE_CHECKING:
         ApET,
         AveragePool,
         CDPruner,
+        DARTDecoder,
+        DecoderMethod,
         DivPrune,
         DownsampledImage,
         FasterVLM,
+        FastV,
         GreedyCSS,
         HiPrune,
         IDSelection,
         KCenter,
         LargestNorm,
+        LayerTokens,
         LeverageScores,
         MMTok,
         NoImage,
@@ -32,7 +36,11 @@ if TYPE_CHECKING:
         PruMerge,
         PruMergePlus,
         PruningMethod,
+        PyramidDrop,
         RandomTokens,
+        SPAREDecoder,
+        SparseVLM,
+        Staged,
         StrongRRQR,
         TwoStageCSS,
         UniformGrid,
@@ -57,13 +65,16 @@ if TYPE_CHECKING:
 _HOME = {
     "AttentionOf": "encoder",
     "Projector": "encoder",
+    "DecoderMethod": "methods",
     "Handle": "hf",
+    "LayerTokens": "methods",
     "PickingMethod": "methods",
     "PruningMethod": "methods",
     "Query": "tokens",
     "Reduction": "tokens",
     "Residual": "tokens",
     "Selection": "selection",
+    "Staged": "methods",
     "VisualTokens": "tokens",
     "attach": "hf",
     "get_method": "methods",
@@ -85,8 +96,11 @@ __all__ = [
     "AttentionOf",
     "AveragePool",
     "CDPruner",
+    "DARTDecoder",
+    "DecoderMethod",
     "DivPrune",
     "DownsampledImage",
+    "FastV",
     "FasterVLM",
     "GreedyCSS",
     "Handle",
@@ -94,6 +108,7 @@ __all__ = [
     "IDSelection",
     "KCenter",
     "LargestNorm",
+    "LayerTokens",
     "LeverageScores",
     "MMTok",
     "NoImage",
@@ -102,11 +117,15 @@ __all__ = [
     "PruMerge",
     "PruMergePlus",
     "PruningMethod",
+    "PyramidDrop",
     "Query",
     "RandomTokens",
     "Reduction",
     "Residual",
+    "SPAREDecoder",
     "Selection",
+    "SparseVLM",
+    "Staged",
     "StrongRRQR",
     "TwoStageCSS",
     "UniformGrid",
@@ -156,11 +175,13 @@ def _version() -> str:
 
 def _method(name: str) -> Any:
     methods = import_module(f"{__name__}.methods")
-    for known in methods.list_methods():  # a method that was only dropped in is found too
+    for known in methods.list_methods(
+        inside=None
+    ):  # a method that was only dropped in is found too
         found = methods.method_class(known)
         if found.__name__ == name:
             return found
     raise AttributeError(
         f"module {__name__!r} has no attribute {name!r}: methods are "
-        f"{', '.join(methods.list_methods())}"
+        f"{', '.join(methods.list_methods(inside=None))}"
     )

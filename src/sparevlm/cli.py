@@ -276,12 +276,26 @@ def _ask(args: argparse.Namespace) -> str:
         "model": name,
         "visual_tokens": sum(picture.before for picture in pruned.report),
         "kept_tokens": sum(picture.after for picture in pruned.report),
+        **_layers(pruned.report),
         "selection_ms": round(sum(picture.milliseconds for picture in pruned.report), 3),
         "prefill_ms": round(pruned.prefill_ms, 3),
         "full_prefill_ms": round(full.prefill_ms, 3) if full else None,
         "picture": args.save,
     }
     return json.dumps(found) if args.json else _answer_table(found)
+
+
+def _layers(report: list[ImageReport]) -> dict[str, Any]:
+    """What methods inside the language model leave on average, and to which layers."""
+    if not any(picture.stages for picture in report):
+        return {}
+    layers = sorted({layer for picture in report for layer in picture.stages or ()})
+    return {
+        "average_tokens": round(sum(picture.average or 0 for picture in report), 1),
+        "schedule": {
+            layer: sum(len((picture.stages or {})[layer]) for picture in report) for layer in layers
+        },
+    }
 
 
 def _make_method(args: argparse.Namespace) -> PruningMethod:
@@ -437,7 +451,7 @@ def _table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str
 def _methods(args: argparse.Namespace) -> str:
     from sparevlm.methods import list_methods, method_class
 
-    found = [_describe(method_class(name)) for name in list_methods()]
+    found = [_describe(method_class(name)) for name in list_methods(inside=None)]
     if args.json:
         return json.dumps(found)
     blocks = []
@@ -447,6 +461,7 @@ def _methods(args: argparse.Namespace) -> str:
             ("  class", f"sparevlm.{facts['class']}"),
             ("  paper", facts["paper"] or "-"),
             ("  needs", ", ".join(facts["needs"]) or "nothing but the features"),
+            ("  works", "inside the language model" if facts["inside"] else "before it"),
             ("  merges tokens", "yes" if facts["merges"] else "no"),
             ("  works with", "; ".join(facts["works_with"]) or "every supported model"),
             ("  settings", f"keep, {settings}"),
@@ -466,6 +481,7 @@ def _describe(cls: type[PruningMethod]) -> dict[str, Any]:
         "paper": cls.paper,
         "needs": sorted(cls.needs),
         "merges": cls.merges,
+        "inside": cls.inside,
         "works_with": works_with(cls),
         "settings": {
             field.name: field.default

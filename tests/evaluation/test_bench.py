@@ -314,3 +314,24 @@ def test_statistics():
     said, answers = ["yes", "yes", "no", "no", "red"], ["yes", "no", "yes", "no", "red"]
     assert yes_no_f1(said, answers) == pytest.approx(0.5)
     assert yes_no_f1(["red"], ["red"]) is None
+
+
+def test_methods_inside_the_decoder(tmp_path):
+    """Their budget is an average, and the report prints what each layer really gets."""
+    assert bench(tmp_path, "--limit", 3, "--keep", "60%", "--methods", "fastv,spare") == 0
+    found = json.loads((tmp_path / "results.json").read_text())
+    by = {s["method"]: s for s in found["settings"]}
+    inside, before = by["fastv"], by["spare"]
+    layers = load("pocket")[0].config.text_config.num_hidden_layers
+    last = inside["schedule"]["2"]
+    assert inside["tokens"] == pytest.approx((2 * 196 + (layers - 2) * last) / layers)
+    assert inside["tokens"] == pytest.approx(0.6 * 196, abs=1) and inside["tokens_last"] == last
+    assert before["schedule"] is None and before["tokens"] == before["tokens_last"] == 118
+    line = f"- fastv 60%: 196 at first, {last} from layer 2"
+    assert line in (tmp_path / "report.md").read_text()
+    assert line[2:] in (tmp_path / "report.html").read_text()
+
+
+def test_an_average_that_cannot_be_is_said(tmp_path, capsys):
+    assert bench(tmp_path, "--limit", 3, "--keep", "5%", "--methods", "fastv") == 2
+    assert "the layers before the first stage alone make an average of" in capsys.readouterr().err

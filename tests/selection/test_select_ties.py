@@ -7,7 +7,7 @@ import torch
 
 from sparevlm.selection import select
 
-from .data import gaussian
+from .data import gaussian, uniform
 
 pytestmark = pytest.mark.usefixtures("source")
 both = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
@@ -59,3 +59,13 @@ def test_visible_differences_are_no_ties(dtype: torch.dtype) -> None:
     x = torch.eye(5, dtype=dtype)
     x[3, 3] += 16 * torch.finfo(dtype).eps
     assert select(x, 5).order.tolist() == [3, 0, 1, 2, 4]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_frames_of_a_still_video_are_twins(dtype: torch.dtype, weighted: bool) -> None:
+    """Twins round alike wherever they lie, so that the first frame is kept and no other."""
+    frame = gaussian(50, 300, seed=11, dtype=dtype)
+    w = uniform(50, seed=11).repeat(12) if weighted else None
+    found = select(frame.repeat(12, 1), 50, weights=w)
+    assert sorted(found.order.tolist()) == list(range(50))

@@ -46,8 +46,9 @@ class Answer:
 
 def environment(**more: str) -> dict[str, str]:
     """For a process with vLLM in it: quiet, small, off the network."""
+    ours = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     return {
-        **os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "WARNING",
+        **ours, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "WARNING",
         "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "OMP_NUM_THREADS": "1",
         "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind", "PYTHONPATH": str(ROOT), **more,

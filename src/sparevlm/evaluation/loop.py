@@ -55,11 +55,15 @@ class Answered:
     row : int
     said : str
     before, after : int
-        Visual tokens.
+        Visual tokens; for methods inside the language model, what the last layers get.
     selection_ms, first_ms : float
         Selection, and everything to the first new token, for this question's share of its batch.
     residual : float
         Relative squared residual of the kept tokens.
+    average : float or None
+        For methods inside the language model: visual tokens on average over its layers.
+    schedule : dict or None
+        And from which layer on there are how many.
     """
 
     setting: str
@@ -70,6 +74,13 @@ class Answered:
     selection_ms: float
     first_ms: float
     residual: float
+    average: float | None = None
+    schedule: dict[str, int] | None = None
+
+    @property
+    def tokens(self) -> float:
+        """Visual tokens, on average over layers."""
+        return self.after if self.average is None else self.average
 
 
 def make_settings(
@@ -234,6 +245,7 @@ class _Asker:
                 selection_ms=sum(p.milliseconds for p in seen),
                 first_ms=first,
                 residual=sum(p.residual for p in seen) / max(len(seen), 1),
+                **_inside(seen),
             )
 
     def _prepared(self, items: Sequence[Item], odd: dict[int, str]) -> tuple[Any, Any, Any]:
@@ -252,6 +264,19 @@ class _Asker:
         # a list of pictures for each prompt: the form that every processor takes
         inputs = tokenized(self.processor, chats, pictures)
         return inputs.to(self.model.device, self.model.dtype)
+
+
+def _inside(seen: Sequence[Any]) -> dict[str, Any]:
+    """Average and schedule of pictures that lose tokens inside the language model."""
+    if not any(picture.stages for picture in seen):
+        return {}
+    layers = sorted({layer for picture in seen for layer in picture.stages})
+    return {
+        "average": sum(picture.average for picture in seen),
+        "schedule": {
+            str(layer): sum(len(picture.stages[layer]) for picture in seen) for layer in layers
+        },
+    }
 
 
 def _chat(question: str, pictures: int) -> list[dict[str, Any]]:

@@ -69,7 +69,9 @@ def results(
                 np.mean([a.said == w for one in each for a, w in zip(one, whole, strict=True)])
             ),
             "tokens_before": float(np.mean([a.before for a in flat])),
-            "tokens": float(np.mean([a.after for a in flat])),
+            "tokens": float(np.mean([a.tokens for a in flat])),
+            "tokens_last": float(np.mean([a.after for a in flat])),
+            "schedule": flat[0].schedule,
             "selection_ms": float(np.mean([a.selection_ms for a in flat])),
             "first_token_ms": float(np.mean([a.first_ms for a in flat])),
             "residual": float(np.mean([a.residual for a in flat])),
@@ -126,9 +128,16 @@ def page(found: dict[str, Any], plots: dict[str, bytes], gallery: str = "") -> s
         pictures=pictures,
         head=cells,
         body=body,
-        gallery=gallery,
+        gallery=gallery + _as_list(_schedules(found)[3:]),
         left=f"<h2>Left out</h2><ul>{left}</ul>" if left else "",
     )
+
+
+def _as_list(lines: list[str]) -> str:
+    if not lines:
+        return ""
+    items = "".join(f"<li>{html.escape(line.removeprefix('- '))}</li>" for line in lines)
+    return f"<h2>Tokens inside the language model</h2><ul>{items}</ul>"
 
 
 _PAGE = """<!doctype html>
@@ -171,10 +180,23 @@ def markdown(found: dict[str, Any]) -> str:
         "|" + "---|" * len(head),
         *("| " + " | ".join(row) + " |" for row in rows),
     ]
+    lines += _schedules(found)
     if found["left_out"]:
         lines += ["", "Left out:", ""]
         lines += [f"- row {row}: {why}" for row, why in found["left_out"].items()]
     return "\n".join(lines) + "\n"
+
+
+def _schedules(found: dict[str, Any]) -> list[str]:
+    """What methods inside the language model leave to which layers, of the first question."""
+    inside = [s for s in found["settings"] if s.get("schedule")]
+    if not inside:
+        return []
+    lines = ["", "Tokens on average over layers; inside the language model there are really:", ""]
+    for s in inside:
+        steps = ", ".join(f"{k} from layer {layer}" for layer, k in s["schedule"].items())
+        lines.append(f"- {s['method']} {s['budget']}: {s['tokens_before']:.0f} at first, {steps}")
+    return lines
 
 
 def _words(found: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from sparevlm.methods.fastv import FastV
 from sparevlm.methods.greedy_css import GreedyCSS
 from sparevlm.methods.hiprune import HiPrune
 from sparevlm.methods.id_selection import IDSelection
-from sparevlm.methods.in_decoder import DecoderMethod
+from sparevlm.methods.in_decoder import DecoderMethod, LayerTokens
 from sparevlm.methods.k_center import KCenter
 from sparevlm.methods.largest_norm import LargestNorm
 from sparevlm.methods.leverage_scores import LeverageScores
@@ -62,6 +62,7 @@ __all__ = [
     "IDSelection",
     "KCenter",
     "LargestNorm",
+    "LayerTokens",
     "LeverageScores",
     "MMTok",
     "NoImage",

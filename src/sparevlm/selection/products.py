@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -14,8 +13,6 @@ _GRAM_BYTES = 256 * 2**20  # of one image on a GPU
 _BLOCK = 16  # columns that one product of a CPU computes
 _HELD = 4 * _BLOCK  # columns held for later steps
 _SMALL_BYTES = 2**20  # features of which a pass costs a CPU less than choosing a block does
-_PANELS = 6  # of a symmetric product
-_PANEL_ROWS = 64  # at least, below which products lose more than symmetry gains
 
 
 def products_for(
@@ -58,7 +55,7 @@ class GramProducts:
     def __init__(self, rows: list[Tensor], weights: list[Tensor | None]) -> None:
         self._gram = []
         for x, w in zip(rows, weights, strict=True):
-            gram = _symmetric(x) if x.device.type == "cpu" else x @ x.T
+            gram = x @ x.T  # by panels, of which half are mirrored, twins would round apart
             if w is not None:
                 gram.mul_(w).mul_(w[:, None])
             self._gram.append(gram)
@@ -128,20 +125,6 @@ class BlockProducts:
         free = sorted(set(range(len(held))) - set(places.values()))[: len(fetched)]
         held[free] = columns
         places.update(zip(fetched.tolist(), free, strict=True))
-
-
-def _symmetric(x: Tensor) -> Tensor:
-    """X @ X.T of x [N, D] by panels, of which the part above the diagonal is mirrored."""
-    n = len(x)
-    panels = min(_PANELS, n // _PANEL_ROWS)
-    if panels < 2:
-        return x @ x.T
-    gram = x.new_empty(n, n)
-    edges = [n * i // panels for i in range(panels + 1)]
-    for first, last in pairwise(edges):
-        torch.mm(x[first:last], x[:last].T, out=gram[first:last, :last])
-        gram[:first, first:last].copy_(gram[first:last, :first].T)
-    return gram
 
 
 @contextmanager
