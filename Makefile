@@ -5,8 +5,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
-IMAGE ?= examples/scene.png
-QUESTION ?= what is nearest to the yellow circle ?
+IMAGE ?= examples/pictograms.png
+QUESTION ?= how many right of the cow can be eaten ?
 KEEP ?= 12
 JOBS ?= 2
 OLDEST ?= 5.18.0

@@ -18,7 +18,7 @@ def test_python_example():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=os.environ
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("red triangle\n196 -> 12 tokens in ")
+    assert done.stdout.startswith("three\n196 -> 12 tokens in ")
 
 
 def test_what_is_named_exists():
