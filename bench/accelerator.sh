@@ -15,7 +15,7 @@ export PYTHONPATH=src:.
     echo "TESTS FAILED: the figures below are not to be trusted"
 "$python" -m bench.kernels --out "$out/kernels.json"
 for shape in llava-1.5-7b llava-next-7b; do
-    "$python" -m sparevlm speed --shapes "$shape" --methods spare,divprune,cdpruner,visionzip \
+    "$python" -m sparevlm speed --shapes "$shape" --methods spare,divprune,cdpruner,visionzip,fastv \
         --batch 1,8 --text 64 --dtype bfloat16 --device cuda --out "$out/$shape"
     sed -n '/^## /,/^!/p' "$out/$shape/report.md"
 done

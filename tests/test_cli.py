@@ -106,6 +106,19 @@ def test_json_contract(ask, scenes, model):
     assert 0 <= found["selection_ms"] < found["prefill_ms"]
 
 
+def test_a_method_inside_the_decoder(scenes, capsys):
+    """An average, and what each layer really gets: in the object, and in the table's label."""
+    words = ["ask", scenes[0], QUESTION, "--method", "spare-decoder"]
+    words += ["--keep", "0.9", "--max-new-tokens", "2"]
+    assert cli.main([str(word) for word in [*words, "--json"]]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["average_tokens"] == pytest.approx(0.9 * 196, abs=1.5)
+    assert list(found["schedule"].values()) == [found["kept_tokens"]]
+    assert found["kept_tokens"] < found["average_tokens"] < found["visual_tokens"] == 196
+    assert cli.main([str(word) for word in words]) == 0
+    assert f"spare-decoder {found['average_tokens']:.0f} tokens on" in capsys.readouterr().out
+
+
 def test_compare_and_save(ask, scenes, tmp_path):
     path = tmp_path / "kept.png"
     found, _ = ask(scenes[0], QUESTION, "--compare", "--save", path, "--max-new-tokens", 3)
@@ -293,7 +306,7 @@ def test_bad_keep(refused, no_model, scenes, tmp_path, keep, words):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--method", "magic"), f"choose one of {', '.join(list_methods())}"),
+        (("--method", "magic"), f"choose one of {', '.join(list_methods(inside=None))}"),
         (("--method", "random", "--guidance", "anti"), "RandomTokens has no setting guidance"),
         (("--method", "uniform", "--seed", "1"), "it has keep, per, positions"),
         (("--seed", "1"), "SPARE has no setting seed"),

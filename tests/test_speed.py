@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sparevlm.cli import main
-from sparevlm.methods import SPARE, RandomTokens
+from sparevlm.methods import SPARE, FastV, RandomTokens
 from sparevlm.speed import SHAPES, measure, subject
 from sparevlm.speed.report import break_even, markdown
 from tests.families import BUILDERS
@@ -55,6 +55,21 @@ def test_times(rows):
         assert row.speedup.low <= row.speedup.median <= row.speedup.high
     assert rows[0].speedup.median == rows[0].ideal == 1
     assert rows[0].milliseconds["selection"].high == 0
+
+
+def test_methods_inside_the_decoder(pocket):
+    """Their tokens are an average, their caches shorter; a budget that cannot be is left out."""
+    methods = [FastV(keep=0.75), FastV(keep=0.01)]
+    with pytest.warns(UserWarning, match="left out: FastV.*make an average of"):
+        full, found = measure(pocket, methods, batch=1, words=9, repeats=2, new_tokens=2)
+    assert found.after == 147 and found.keep == 0.75
+    layers = pocket.model.config.get_text_config().num_hidden_layers
+    least = 147 * layers - 2 * 196  # in the layers after the first two
+    assert found.kv_bytes / full.kv_bytes == pytest.approx(
+        (2 * 205 + least + 9 * (layers - 2)) / (205 * layers), rel=0.01
+    )
+    assert found.milliseconds["selection"].median > 0
+    assert found.flops < full.flops
 
 
 def test_model_is_left_as_it_was(pocket, rows):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -18,13 +19,8 @@ from sparevlm.pocket.model import CHAT_TEMPLATE, make_tokenizer
 from sparevlm.pocket.training.language import classic_names
 
 
-def save(folder: Path) -> int:
-    """Write the checkpoint (bfloat16) unless it is there; returns its number of parameters.
-
-    336 pixels, patches of 14: 576 tokens a picture, the geometry of LLaVA-1.5. Weights are random,
-    which changes no time; the tokenizer is pocket's.
-    """
-    tokenizer = make_tokenizer()
+def config(tokenizer: Any) -> LlavaConfig:
+    """336 pixels, patches of 14: 576 tokens a picture, the geometry of LLaVA-1.5."""
     vision = CLIPVisionConfig(
         hidden_size=512, intermediate_size=2048, num_hidden_layers=8, num_attention_heads=8,
         image_size=336, patch_size=14,
@@ -35,16 +31,24 @@ def save(folder: Path) -> int:
         pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id, tie_word_embeddings=False,
     )  # fmt: skip
-    config = LlavaConfig(
+    return LlavaConfig(
         vision_config=vision, text_config=text,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
     )  # fmt: skip
+
+
+def save(folder: Path) -> int:
+    """Write the checkpoint (bfloat16) unless it is there; returns its number of parameters.
+
+    Weights are random, which changes no time; the tokenizer is pocket's.
+    """
+    tokenizer = make_tokenizer()
     with torch.device("meta"):
-        size = sum(p.numel() for p in LlavaForConditionalGeneration(config).parameters())
+        size = sum(p.numel() for p in LlavaForConditionalGeneration(config(tokenizer)).parameters())
     if (folder / "model.safetensors").exists():
         return size
     torch.manual_seed(0)
-    model = LlavaForConditionalGeneration(config).to(torch.bfloat16)
+    model = LlavaForConditionalGeneration(config(tokenizer)).to(torch.bfloat16)
     model.save_pretrained(folder, max_shard_size="10GB")
     classic_names(folder / "model.safetensors")
     crop = {"height": 336, "width": 336}

@@ -291,7 +291,7 @@ def _layers(report: list[ImageReport]) -> dict[str, Any]:
         return {}
     layers = sorted({layer for picture in report for layer in picture.stages or ()})
     return {
-        "average_tokens": round(sum(picture.average or 0 for picture in report), 1),
+        "average_tokens": round(sum(picture.tokens for picture in report), 1),
         "schedule": {
             layer: sum(len((picture.stages or {})[layer]) for picture in report) for layer in layers
         },
@@ -411,6 +411,8 @@ def _answer_table(found: dict[str, Any]) -> str:
         label = f"all {found['visual_tokens']} tokens"
         rows.append((label, f"{found['full_prefill_ms']:.1f} ms", "", found["full_answer"]))
     label = f"{found['method']} {found['kept_tokens']} tokens"
+    if "average_tokens" in found:
+        label = f"{found['method']} {found['average_tokens']:.0f} tokens on average"
     if found["full_prefill_ms"] is None:
         label += f" of {found['visual_tokens']}"
     times = f"{found['prefill_ms']:.1f} ms", f"{found['selection_ms']:.1f} ms"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench.masked import layers_of, masking
 from sparevlm import hf
 from sparevlm.methods import SPARE, FastV, PyramidDrop, Staged, get_method, list_methods
 from sparevlm.methods.in_decoder import DecoderMethod, averaged
@@ -36,50 +35,6 @@ class Stages(DecoderMethod):
     def choose(self, tokens, k: int) -> Reduction:
         order = tokens.last_attention().argsort(descending=True, stable=True)
         return Reduction.picked(order[:k])
-
-
-def layers_of(model: Any) -> Any:
-    return model.base_model.get_decoder().layers
-
-
-def added(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """A mask to add to logits."""
-    return torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
-
-
-@contextmanager
-def masking(model: Any, dropped: dict[int, list[Tensor]]) -> Iterator[None]:
-    """Stock attention that does not see `dropped` [layer][row] columns from a layer on."""
-    hooks = []
-
-    def hide(at: int) -> Any:
-        def before(module: Any, args: Any, kwargs: Any) -> Any:
-            hidden = args[0] if args else kwargs["hidden_states"]
-            mask, cache = kwargs.get("attention_mask"), kwargs.get("past_key_values")
-            past = 0 if cache is None else cache.layers[0].get_seq_length()
-            past -= hidden.shape[1] if at and cache is not None else 0
-            rows, queries = hidden.shape[:2]
-            if mask is None:
-                seen = torch.ones(queries, past + queries, dtype=torch.bool).tril(past)
-                mask = added(seen, hidden.dtype).expand(rows, 1, -1, -1)
-            elif mask.dtype == torch.bool:
-                mask = added(mask, hidden.dtype)
-            mask = mask.expand(rows, -1, -1, -1).clone()
-            for stage in [s for s in dropped if s <= at]:
-                for row, columns in enumerate(dropped[stage]):
-                    # Of columns that look at nothing else: softmax over an empty row.
-                    mask[row, :, :, columns] = torch.finfo(hidden.dtype).min
-            return args, {**kwargs, "attention_mask": mask}
-
-        return before
-
-    for at, layer in enumerate(layers_of(model)):
-        hooks.append(layer.register_forward_pre_hook(hide(at), with_kwargs=True))
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def literal(model: Any, inputs: dict[str, Tensor], schedule: dict[int, int]):
@@ -264,7 +219,7 @@ def test_beams(pocket) -> None:
         found = model.generate(**inputs, **more)
         kept = [report.indices for report in handle.report]
     columns = [(row == model.config.image_token_id).nonzero()[:, 0] for row in inputs["input_ids"]]
-    gone = [c[~torch.isin(torch.arange(196), k)] for c, k in zip(columns, kept[::3], strict=True)]
+    gone = [c[~torch.isin(torch.arange(196), k)] for c, k in zip(columns, kept, strict=True)]
     with masking(model, {2: [g for g in gone for _ in range(3)]}):
         assert torch.equal(found, model.generate(**inputs, **more))
 
@@ -346,6 +301,37 @@ def test_static_cache_is_refused(pocket) -> None:
     inputs = pocket_inputs(processor, QUESTIONS[0])
     with FastV(keep=120)(model), pytest.raises(ValueError, match="static cache has one length"):
         model.generate(**inputs, max_new_tokens=3, cache_implementation="static")
+
+
+def test_a_cropped_cache_is_refused(pocket) -> None:
+    model, processor = pocket
+    inputs = pocket_inputs(processor, QUESTIONS[0])
+    with FastV(keep=120)(model), pytest.raises(ValueError, match="cache was cropped"):
+        cache = model(**inputs, use_cache=True).past_key_values
+        cache.crop(-1)
+        model(input_ids=inputs["input_ids"][:, -1:], past_key_values=cache)
+
+
+@pytest.mark.parametrize("at", [(1, 3), (1, 2, 3)])
+def test_ragged_rows_at_many_stages(at) -> None:
+    """Rows of unlike length are padded in front, at each stage anew."""
+    vision = {
+        "intermediate_size": 64, "out_hidden_size": 64, "window_size": 32,
+        "fullatt_block_indexes": [1],
+    }  # fmt: skip
+    text = {**grids_and_tiles._rotary(2, 3, 3), "num_hidden_layers": 4}
+    family = grids_and_tiles._qwen("Qwen2_5_VL", vision, text)
+    both = family.inputs(ONE, SHORT)
+    method = Stages(keep=0.2, at=at, average=False)
+    with method(family.model) as handle:
+        out = answer(family, both)
+        reports = handle.report
+        assert reports[0].after != reports[1].after
+        for row, prompt in enumerate((ONE, SHORT)):
+            alone = family.inputs(prompt, first=row)
+            found = answer(family, alone)
+            assert torch.equal(handle.report[0].indices, reports[row].indices)
+            assert torch.equal(new(alone, found)[0], new(both, out)[row])
 
 
 def test_right_padding_in_forward(pocket) -> None:

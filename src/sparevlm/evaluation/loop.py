@@ -272,7 +272,7 @@ def _inside(seen: Sequence[Any]) -> dict[str, Any]:
         return {}
     layers = sorted({layer for picture in seen for layer in picture.stages})
     return {
-        "average": sum(picture.average for picture in seen),
+        "average": sum(picture.tokens for picture in seen),
         "schedule": {
             str(layer): sum(len(picture.stages[layer]) for picture in seen) for layer in layers
         },

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sparevlm.methods.staged import Staged
 
 _HELD = "_sparevlm_held"  # on the cache: {layer: columns of the whole prompt [B, P], -1: padding}
+_TOTAL = "_sparevlm_total"  # on the cache: columns of the whole prompt so far
 
 
 @dataclass(eq=False)
@@ -53,7 +54,11 @@ class _Call:
         Columns that are no placeholders and no padding.
     real : Tensor [B, L], bool
         Columns that are no padding.
+    earlier : Tensor [B, P] or None
+        And of the columns before this call, as the user counts them.
     pictures : list
+    each : int
+        Rows that stand for one prompt: beams follow each other.
     past : int
         Columns that the cache's first layer held before.
     left : Tensor [B, L'] or None
@@ -64,9 +69,9 @@ class _Call:
     real: Tensor
     earlier: Tensor | None
     pictures: list[_Picture]
+    each: int
     past: int = 0
     left: Tensor | None = None
-    reports: list[ImageReport] = field(default_factory=list)
 
 
 def check_decoder(method: DecoderMethod, model: Any) -> None:
@@ -144,25 +149,32 @@ class Inside(Attached):
             real = mask[:, mask.shape[1] - length :] != 0
             earlier = mask[:, : mask.shape[1] - length] != 0
         pictures = []
-        counts = self._counts(rows)
+        each, counts = self._counts(kinds)
         count = len(self._decoder.layers)
         for row in range(rows):
             for run in _pictures(kinds[row], counts.get(row)):
                 schedule = self._inside.schedule(count, len(run))
                 everything = torch.arange(len(run), device=ids.device)
                 pictures.append(_Picture(row, run, schedule, everything))
-        self._local.call = _Call((kinds == 0) & real, real, earlier, pictures)
+        self._local.call = _Call((kinds == 0) & real, real, earlier, pictures, each)
 
-    def _counts(self, rows: int) -> dict[int, list[int]]:
-        """Tokens of each picture in each row of the call, as the first method left them."""
-        report = self._before.report
-        prompts = 1 + max((found.row for found in report), default=0)
-        each = max(1, rows // prompts)  # beams follow each other
+    def _counts(self, kinds: Tensor) -> tuple[int, dict[int, list[int]]]:
+        """Rows that stand for one prompt, and tokens of each picture in each row of the call.
+
+        As the first method reported them; nothing where its report is of another call, since
+        features that were given by hand pass it by.
+        """
+        report, rows = self._before.report, len(kinds)
+        prompts = 1 + max((found.row for found in report), default=rows - 1)
+        each = max(1, rows // prompts)
         counts: dict[int, list[int]] = {}
         for found in report:
             for row in range(found.row * each, (found.row + 1) * each):
                 counts.setdefault(row, []).append(found.after)
-        return counts
+        there = (kinds != 0).sum(1).tolist()
+        if [sum(counts.get(row, [])) for row in range(rows)] != there:
+            return 1, {}
+        return each, counts
 
     def _after_model(self, module: Any, args: tuple[Any, ...], output: Any) -> None:
         call = getattr(self._local, "call", None)
@@ -171,7 +183,11 @@ class Inside(Attached):
             probe.forget()
         if call is not None and call.pictures and output is not None:
             count = len(self._decoder.layers)
-            self.report = [_reported(picture, count) for picture in call.pictures]
+            self.report = [
+                _reported(picture, count, picture.row // call.each)
+                for picture in call.pictures
+                if picture.row % call.each == 0
+            ]
 
     # -- the decoder
 
@@ -207,6 +223,14 @@ class Inside(Attached):
         call.past = 0 if cache is None else int(cache.get_seq_length())
         if cache is not None and (call.past == 0 or not hasattr(cache, _HELD)):
             setattr(cache, _HELD, {})
+            setattr(cache, _TOTAL, call.past)
+        if cache is not None and getattr(cache, _TOTAL) != call.past:
+            raise ValueError(
+                "the cache was cropped, or fed by the model without pruning, which leaves layers "
+                "apart: go on with the cache as it was (assisted decoding is not possible)"
+            )
+        if cache is not None:
+            setattr(cache, _TOTAL, call.past + hidden.shape[1])
         for layer in getattr(cache, "layers", ()):
             if getattr(layer, "is_compileable", False):
                 raise ValueError(
@@ -230,10 +254,10 @@ class Inside(Attached):
         rows, length = call.words.shape
         before = call.left
         merged: list[tuple[_Picture, Tensor]] = []
-        keep = torch.ones(rows, length, dtype=torch.bool, device=hidden.device)
+        device = hidden.device
+        keep = torch.ones(rows, length, dtype=torch.bool, device=device)
         if before is not None:
-            keep.zero_()
-            keep.scatter_(1, before.clamp(min=0), before >= 0)
+            keep = _spread(before, torch.ones_like(before, dtype=torch.bool), length)
         for picture in call.pictures:
             k = picture.schedule[at]
             if k < len(picture.left):
@@ -249,13 +273,13 @@ class Inside(Attached):
                 if found.features is not None:
                     merged.append((picture, found.features))
             picture.kept[at] = picture.left
+        if before is None and bool(keep.all()):
+            return hidden
         call.left = _columns(keep)
         inside = call.left.clamp(min=0)
         if before is not None:  # where each lies in the shorter hidden states
-            place = torch.zeros(rows, length, dtype=torch.int64, device=hidden.device)
-            there = torch.arange(before.shape[1], device=hidden.device).expand_as(before)
-            place.scatter_(1, before.clamp(min=0), there * (before >= 0))
-            inside = place.gather(1, inside)
+            there = torch.arange(before.shape[1], device=device).expand_as(before)
+            inside = _spread(before, there, length).gather(1, inside)
         shorter = hidden.gather(1, inside[..., None].expand(-1, -1, hidden.shape[-1]))
         for picture, features in merged:
             at_row = torch.isin(call.left[picture.row], picture.columns[picture.left])
@@ -316,12 +340,7 @@ class Inside(Attached):
         call = getattr(self._local, "call", None)
         if call is None or call.left is None:
             return None
-        short = output.last_hidden_state
-        rows, length = call.words.shape
-        whole = short.new_zeros(rows, length + 1, short.shape[-1])
-        at = torch.where(call.left < 0, length, call.left)
-        whole.scatter_(1, at[..., None].expand_as(short), short)
-        output.last_hidden_state = whole[:, :length]
+        output.last_hidden_state = _spread(call.left, output.last_hidden_state, call.words.shape[1])
         return output
 
 
@@ -330,7 +349,7 @@ def _pictures(kinds: Tensor, counts: list[int] | None) -> list[Tensor]:
     at = (kinds != 0).nonzero()[:, 0]
     if len(at) == 0:
         return []
-    if counts is not None and sum(counts) == len(at):
+    if counts is not None:
         return list(at.split(counts))
     breaks = ((at[1:] - at[:-1]) > 1).nonzero()[:, 0] + 1
     return [run for run in torch.tensor_split(at, breaks.tolist()) if len(run)]
@@ -344,6 +363,15 @@ def _columns(keep: Tensor) -> Tensor:
     found = order[:, keep.shape[1] - longest :]
     step = torch.arange(longest, device=keep.device)
     return torch.where(step >= (longest - counts)[:, None], found, -1)
+
+
+def _spread(columns: Tensor, values: Tensor, length: int) -> Tensor:
+    """Values [B, L', ..] at their columns [B, L'] of [B, length, ..]; zero elsewhere."""
+    rest = values.shape[2:]
+    found = values.new_zeros(len(columns), length + 1, *rest)  # the last takes the padding
+    at = torch.where(columns < 0, length, columns)
+    at = at[(...,) + (None,) * len(rest)].expand_as(values)
+    return found.scatter_(1, at, values)[:, :length]
 
 
 def _taken(part: Tensor, columns: Tensor) -> Tensor:
@@ -411,11 +439,11 @@ def _seen(call: _Call, held: Tensor | None) -> Tensor:
     return (held >= 0) & call.earlier.gather(1, held.clamp(min=0))
 
 
-def _reported(picture: _Picture, layers: int) -> ImageReport:
+def _reported(picture: _Picture, layers: int, row: int) -> ImageReport:
     n = len(picture.columns)
     counts = {at: len(kept) for at, kept in picture.kept.items()}
     return ImageReport(
         before=n, after=len(picture.left), indices=picture.left,
-        milliseconds=1e3 * picture.seconds, row=picture.row, stages=picture.kept,
+        milliseconds=1e3 * picture.seconds, row=row, stages=picture.kept,
         average=averaged(counts, layers, n),
     )  # fmt: skip

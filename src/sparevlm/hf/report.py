@@ -67,6 +67,11 @@ class ImageReport:
     _residual: float | None = field(default=None, repr=False)
 
     @property
+    def tokens(self) -> float:
+        """Tokens on average over the language model's layers; `after` without stages."""
+        return self.after if self.average is None else self.average
+
+    @property
     def residual(self) -> float:
         """Relative squared residual of all tokens, unweighted; computed when first asked for.
 

@@ -47,7 +47,7 @@ def read_plan(
     pretrained : str
         As `sparevlm.load` takes it.
     method : str
-        A name of `list_methods()`, or "none" for the unpruned model.
+        A name of `list_methods(inside=None)`, or "none" for the unpruned model.
     keep : int, float or str
         Tokens, or a share of them such as 0.111 or "11.1%"; methods need it.
     relevance : str
@@ -67,8 +67,8 @@ def read_plan(
         if unused:
             raise ValueError(f"method=none prunes nothing, and {', '.join(unused)} was given")
         return Plan(str(pretrained), dtype, device, None, relevance)
-    if method not in list_methods():
-        names = ", ".join([UNPRUNED, *list_methods()])
+    if method not in list_methods(inside=None):
+        names = ", ".join([UNPRUNED, *list_methods(inside=None)])
         raise ValueError(f"no method is named {method!r}: there are {names}")
     if keep is None:
         raise ValueError("how many tokens to keep is missing: give keep=64, or keep=11.1%")

@@ -141,7 +141,7 @@ class SpareVLM(lmms):
     def _count(self, inputs: Any, handle: Any) -> None:
         """Visual tokens of each picture, before and after."""
         if handle is not None and "pixel_values" in inputs:
-            self.kept += [(picture.before, picture.after) for picture in handle.report]
+            self.kept += [(picture.before, picture.tokens) for picture in handle.report]
             return
         whole = (inputs["input_ids"] == self.model.config.image_token_id).sum(1).tolist()
         self.kept += [(tokens, tokens) for tokens in whole if tokens]

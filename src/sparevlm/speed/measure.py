@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ from sparevlm.hf.families import find_family
 from sparevlm.hf.media import placeholder_ids
 from sparevlm.methods import UniformGrid
 from sparevlm.methods.base import PruningMethod
+from sparevlm.methods.in_decoder import DecoderMethod
 from sparevlm.speed.memory import peak_bytes
 from sparevlm.speed.models import Subject
 
@@ -51,10 +53,12 @@ class Measured:
     batch, words : int
         Rows, and words of text in each.
     before, after : int
-        Visual tokens a row, given by the encoder and to the language model.
+        Visual tokens a row, given by the encoder and to the language model (on average over its
+        layers).
     milliseconds : dict of Spread
-        encoder; selection (the call's own share of it: all that pruning adds to the encoder);
-        prefill (the language model on the prompt, features given); first_token (pixels to the first
+        encoder; selection (all that pruning adds to the encoder; for methods inside the language
+        model what choosing takes, which is a part of prefill too); prefill (the language model on
+        the prompt, features given); first_token (pixels to the first
         new token, nothing left out); decode (a further token).
     speedup : Spread
         Time to the first token of all tokens over this one's, run by run.
@@ -117,7 +121,7 @@ def measure(
         All tokens first.
     """
     inputs = subject.inputs(batch, words)
-    ways: list[PruningMethod | None] = [None, *methods]
+    ways: list[PruningMethod | None] = [None, *_possible(subject, methods, inputs)]
     samples: list[dict[str, list[float]]] = [{stage: [] for stage in STAGES} for _ in ways]
     facts = [_facts(subject, way, inputs) for way in ways]  # warms up too
     for way in ways:
@@ -128,6 +132,22 @@ def measure(
                 samples[i][stage].append(value)
             progress()
     return list(_summaries(ways, facts, samples, batch, words))
+
+
+def _possible(
+    subject: Subject, methods: list[PruningMethod], inputs: dict[str, Tensor]
+) -> Iterator[PruningMethod]:
+    """Methods whose budget this model can have; of the others a warning says why not."""
+    layers = subject.model.config.get_text_config().num_hidden_layers
+    tokens, _ = _visual_tokens(subject, None, inputs)
+    for method in methods:
+        try:
+            if isinstance(method, DecoderMethod):
+                method.schedule(layers, tokens)
+        except ValueError as error:
+            warnings.warn(f"left out: {error}", stacklevel=3)
+            continue
+        yield method
 
 
 def _rotated(n: int, by: int) -> list[int]:
@@ -166,8 +186,14 @@ def _run(
     model = subject.model
     encoder = _timed(model, lambda: _encode(model, inputs))
     pruned: list[dict[str, Any]] = []
-    prune = _timed(model, lambda: pruned.append(_shorter(subject, way, inputs)))
-    prefill = _timed(model, lambda: model(**pruned[0], use_cache=True, logits_to_keep=1))
+    before = None if way is None or way.inside else way
+    prune = _timed(model, lambda: pruned.append(_shorter(subject, before, inputs)))
+    selection = 0.0 if before is None else max(0.0, prune - encoder)
+    inside = way if way is not None and way.inside else None
+    with _pruning(subject, inside) as handle:
+        prefill = _timed(model, lambda: model(**pruned[0], use_cache=True, logits_to_keep=1))
+        if handle is not None:
+            selection = sum(found.milliseconds for found in handle.report)
     streamer = _Clock(model)
     start = streamer.now()
     with _pruning(subject, way):
@@ -175,7 +201,7 @@ def _run(
     first, last = streamer.times[0], streamer.times[-1]
     return {
         "encoder": encoder,
-        "selection": 0.0 if way is None else max(0.0, prune - encoder),
+        "selection": selection,
         "prefill": prefill,
         "first_token": (first - start) * 1e3,
         "decode": (last - first) * 1e3 / (new_tokens - 1),
@@ -211,7 +237,7 @@ def _visual_tokens(subject: Subject, handle: Any, inputs: dict[str, Tensor]) -> 
         tokens = int((inputs["input_ids"] == mark).sum()) // rows
         return tokens, tokens
     report = handle.report
-    return sum(r.before for r in report) // rows, sum(r.after for r in report) // rows
+    return sum(r.before for r in report) // rows, round(sum(r.tokens for r in report) / rows)
 
 
 @contextmanager
