@@ -38,7 +38,7 @@ def subject() -> Subject:
     model = LlavaForConditionalGeneration(config(make_tokenizer())).to(torch.bfloat16).eval()
     crop = {"height": 336, "width": 336}
     images = CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size=crop)
-    return Subject("300 M", model, images, (336, 336), "llm")
+    return Subject("300 M", model, images, (336, 336), {"relevance": "llm"})
 
 
 @torch.no_grad()

@@ -195,8 +195,8 @@ def _run(
         if handle is not None:
             selection = sum(found.milliseconds for found in handle.report)
     streamer = _Clock(model)
-    start = streamer.now()
     with _pruning(subject, way):
+        start = streamer.now()
         _generate(model, inputs, new_tokens, streamer)
     first, last = streamer.times[0], streamer.times[-1]
     return {
@@ -243,7 +243,7 @@ def _visual_tokens(subject: Subject, handle: Any, inputs: dict[str, Tensor]) -> 
 @contextmanager
 def _pruning(subject: Subject, way: PruningMethod | None) -> Iterator[Any]:
     """The model with a method attached, or as it is."""
-    handle = None if way is None else way.attach(subject.model, relevance=subject.relevance)
+    handle = None if way is None else way.attach(subject.model, **subject.options)
     try:
         yield handle
     finally:
@@ -264,7 +264,7 @@ def _shorter(
     """The call's inputs with features for pictures: pruned, or all of them."""
     if way is None:
         return UniformGrid(keep=1.0).prune_inputs(subject.model, inputs)
-    return way.prune_inputs(subject.model, inputs, relevance=subject.relevance)
+    return way.prune_inputs(subject.model, inputs, **subject.options)
 
 
 def _generate(model: Any, inputs: dict[str, Tensor], new_tokens: int, streamer: Any) -> None:

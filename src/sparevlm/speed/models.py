@@ -16,6 +16,7 @@ from sparevlm.hf.encode import encode
 from sparevlm.hf.families import find_family
 from sparevlm.hf.media import IMAGE, placeholder_ids
 from sparevlm.methods import RandomTokens
+from sparevlm.relevance import load_clip, tower_name
 from sparevlm.speed.shapes import SHAPES
 
 
@@ -32,16 +33,16 @@ class Subject:
         The family's own image processor.
     size : (int, int)
         Height and width of the pictures.
-    relevance : str
-        What compares pictures with words, see `sparevlm.hf.attach`: random weights have no text
-        tower beside them, so that the language model's embeddings serve.
+    options : dict
+        What compares pictures with words, for `sparevlm.hf.attach`, loaded already: random weights
+        have no text tower beside them, so that the language model's embeddings serve.
     """
 
     name: str
     model: Any
     images: Any
     size: tuple[int, int]
-    relevance: str
+    options: dict[str, Any]
 
     def inputs(self, batch: int, words: int) -> dict[str, Tensor]:
         """A call with one picture and `words` words a row, all of one length."""
@@ -121,7 +122,9 @@ def subject(
         model, processor = hf.load("pocket", dtype=dtype, device=device)
         model.set_attn_implementation(attention)
         side = processor.image_processor.crop_size["height"]
-        return Subject(name, model, processor.image_processor, (side, side), "auto")
+        clip = load_clip(str(tower_name(model)), model, download=False)
+        options = {"clip": clip, "tokenizer": processor.tokenizer}
+        return Subject(name, model, processor.image_processor, (side, side), options)
     if name in SHAPES:
         facts, size = SHAPES[name]
         config = AutoConfig.for_model(**facts)
@@ -143,7 +146,7 @@ def subject(
     finally:
         torch.random.set_rng_state(generator)
     find_family(model)
-    return Subject(name, model.eval(), images, size, "llm")
+    return Subject(name, model.eval(), images, size, {"relevance": "llm"})
 
 
 def _from_folder(folder: Path, configs: Any, processors: Any) -> tuple[Any, Any, tuple[int, int]]:
