@@ -18,6 +18,7 @@ from PIL import Image
 from transformers import BertConfig, BertModel, BlipConfig, BlipForConditionalGeneration
 
 from sparevlm import cli, hf, list_methods
+from sparevlm.commands import listings
 from sparevlm.pocket.model import make_processor, make_tokenizer
 from sparevlm.pocket.scenes import draw_scene
 from tests.tiny import tiny_clip, tiny_llava
@@ -441,7 +442,7 @@ def failing(monkeypatch, error: BaseException) -> None:
     def run(args):
         raise error
 
-    monkeypatch.setattr(cli, "_methods", run)
+    monkeypatch.setattr(listings, "_methods", run)
 
 
 @pytest.mark.parametrize(

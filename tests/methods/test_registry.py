@@ -55,6 +55,25 @@ def test_exactly_k_distinct_ascending(name, keep):
         assert found.order.sort().values.equal(found.indices)
 
 
+def test_orders_are_nested_where_a_method_says_so():
+    """One selection then serves every smaller budget; twins and zero rows are no exception."""
+    really = set()
+    for name in list_methods():
+        agree = True
+        for seed in range(3):
+            seen = everything(seed=seed)
+            seen.features[7], seen.features[20:23] = seen.features[3], 0.0
+            whole = get_method(name, 59).reduce(seen).order
+            for k in (1, 2, 5, 11, 30, 58):
+                agree = agree and whole is not None
+                found = get_method(name, k).reduce(seen)
+                agree = agree and found.order is not None and found.order.equal(whole[:k])
+        if agree:
+            really.add(name)
+    assert {name for name in list_methods() if method_class(name).nested} <= really
+    assert really - {"strong-rrqr"} == {n for n in really if method_class(n).nested}
+
+
 @choosing
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_every_dtype(name, dtype):

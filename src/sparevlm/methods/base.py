@@ -69,6 +69,7 @@ class PruningMethod(ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     merges: ClassVar[bool] = False
     bounds_error: ClassVar[bool] = False  # takes a Residual budget
+    nested: ClassVar[bool] = False  # the first j of its order are what it picks for keep=j
     compares: ClassVar[Literal["clip", "llm"]] = "clip"  # the space that "query" comes from
     keys_of: ClassVar[Layer] = None  # the layer that "encoder_keys" comes from
     inside: ClassVar[bool] = False  # works between layers of the language model

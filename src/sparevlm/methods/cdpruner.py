@@ -24,6 +24,7 @@ class CDPruner(PickingMethod):
 
     name: ClassVar[str] = "cdpruner"
     paper: ClassVar[str] = "arXiv 2506.10967"
+    nested: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"query"})
 
     def pick(self, tokens: VisualTokens, k: int) -> Reduction:

@@ -24,6 +24,7 @@ class DivPrune(PickingMethod):
 
     name: ClassVar[str] = "divprune"
     paper: ClassVar[str] = "arXiv 2503.02175"
+    nested: ClassVar[bool] = True
 
     def pick(self, tokens: VisualTokens, k: int) -> Reduction:
         """See `PickingMethod.pick`."""

@@ -21,6 +21,7 @@ class FasterVLM(PickingMethod):
 
     name: ClassVar[str] = "fastervlm"
     paper: ClassVar[str] = "arXiv 2412.01818v1"
+    nested: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"encoder_attention"})
 
     def pick(self, tokens: VisualTokens, k: int) -> Reduction:

@@ -20,6 +20,7 @@ class GreedyCSS(PickingMethod):
 
     name: ClassVar[str] = "greedy-css"
     paper: ClassVar[str] = "Farahat et al., ICDM 2011"
+    nested: ClassVar[bool] = True
 
     def pick(self, tokens: VisualTokens, k: int) -> Reduction:
         """See `PickingMethod.pick`."""

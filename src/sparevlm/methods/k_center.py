@@ -22,6 +22,7 @@ class KCenter(PickingMethod):
 
     name: ClassVar[str] = "k-center"
     paper: ClassVar[str] = "control"
+    nested: ClassVar[bool] = True
 
     def pick(self, tokens: VisualTokens, k: int) -> Reduction:
         """See `PickingMethod.pick`."""

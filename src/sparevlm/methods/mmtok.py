@@ -33,6 +33,7 @@ class MMTok(PickingMethod):
 
     name: ClassVar[str] = "mmtok"
     paper: ClassVar[str] = "arXiv 2508.18264"
+    nested: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"query", "projector"})
     compares: ClassVar[Literal["clip", "llm"]] = "llm"
 

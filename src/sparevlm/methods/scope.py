@@ -29,6 +29,7 @@ class SCOPE(PickingMethod):
 
     name: ClassVar[str] = "scope"
     paper: ClassVar[str] = "arXiv 2510.24214"
+    nested: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"encoder_attention", "projector"})
 
     alpha: float = 1.0

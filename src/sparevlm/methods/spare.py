@@ -40,6 +40,7 @@ class SPARE(PickingMethod):
 
     name: ClassVar[str] = "spare"
     paper: ClassVar[str] = "arXiv 2606.18681"
+    nested: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"query"})
     bounds_error: ClassVar[bool] = True
 

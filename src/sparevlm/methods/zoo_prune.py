@@ -40,6 +40,7 @@ class ZOOPrune(SeededMethod):
 
     name: ClassVar[str] = "zoo-prune"
     paper: ClassVar[str] = "arXiv 2509.24837"
+    nested: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"projector"})
 
     directions: int = 64

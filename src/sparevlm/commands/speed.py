@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from sparevlm.budgets import read_budget
+from sparevlm.commands.terminal import quiet
 
 KEEPS = "33.3%,22.2%,11.1%,5.6%"
 
 
-def add_speed(commands: Any, quiet: Any) -> None:
-    """Add the command; in `quiet()` loading says nothing."""
+def add_speed(commands: Any) -> None:
+    """Add the command."""
     speed = commands.add_parser(
         "speed",
         help="measure time and memory with pruning",
@@ -44,10 +45,10 @@ def add_speed(commands: Any, quiet: Any) -> None:
     add("--dtype", choices=("float32", "bfloat16", "float16"), help="default: bfloat16 on a GPU")
     add("--device", metavar="NAME", help="cpu, cuda, ... (default: an accelerator)")
     add("--out", required=True, type=Path, metavar="DIR", help="folder for numbers and report")
-    speed.set_defaults(run=lambda args: _speed(args, quiet))
+    speed.set_defaults(run=_speed)
 
 
-def _speed(args: argparse.Namespace, quiet: Any) -> str:
+def _speed(args: argparse.Namespace) -> str:
     if find_spec("tqdm") is None:
         raise ValueError("speed needs tqdm: pip install 'sparevlm[bench]'")
     batches, texts = _numbers(args.batch, "--batch"), _numbers(args.text, "--text")

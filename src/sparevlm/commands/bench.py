@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from sparevlm.budgets import read_budget
+from sparevlm.commands.terminal import quiet
 
 KEEPS = "33.3%,22.2%,11.1%,5.6%"
 SCENES = {"pocket": "plain", "dense": "dense", "pictograms": "pictograms"}
 SPLITS = ("test", "validation")
 
 
-def add_bench(commands: Any, quiet: Any) -> None:
-    """Add the command; in `quiet()` loading says nothing."""
+def add_bench(commands: Any) -> None:
+    """Add the command."""
     bench = commands.add_parser(
         "bench",
         help="measure accuracy with pruning, beside controls",
@@ -49,10 +50,10 @@ def add_bench(commands: Any, quiet: Any) -> None:
     add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), help="of the model")
     add("--device", metavar="NAME", help="cpu, cuda, ... (default: an accelerator)")
     add("--out", required=True, type=Path, metavar="DIR", help="folder for answers and report")
-    bench.set_defaults(run=lambda args: _bench(args, quiet))
+    bench.set_defaults(run=_bench)
 
 
-def _bench(args: argparse.Namespace, quiet: Any) -> str:
+def _bench(args: argparse.Namespace) -> str:
     missing = [name for name in ("scipy", "tqdm") if find_spec(name) is None]
     if missing:
         raise ValueError(f"bench needs {' and '.join(missing)}: pip install 'sparevlm[bench]'")

@@ -1,0 +1,1 @@
+"""The commands of ``sparevlm``, one file each; `sparevlm.cli` joins them."""
