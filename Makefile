@@ -76,6 +76,15 @@ test-serving: export OMP_NUM_THREADS = 1
 test-serving: .venv-vllm/.test ## tests with vLLM itself on a CPU (x86 Linux)
 	.venv-vllm/bin/python -m pytest -n $(JOBS) --dist loadgroup tests/serving
 
+.PHONY: test-demo
+test-demo: export OMP_NUM_THREADS = 1
+test-demo: .venv-demo/.test ## tests of the page in a real browser (Chromium or Chrome)
+	.venv-demo/bin/python -m pytest tests/demo
+
+.PHONY: demo
+demo: .venv-demo/.page ## the web page, on this machine alone
+	.venv-demo/bin/sparevlm demo
+
 .PHONY: bench-selection
 bench-selection: export OMP_NUM_THREADS = 1
 bench-selection: .venv/.core ## time of the selection against one matrix product, on one core
@@ -97,7 +106,7 @@ format: .venv/.dev ## fix what ruff can fix, and format
 
 .PHONY: clean
 clean: ## remove the environments, caches and builds (not out/)
-	rm -rf .venv .venv-oldest .venv-lmms .venv-vllm .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf .venv .venv-oldest .venv-lmms .venv-vllm .venv-demo .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: installed again only when what is to be installed has changed.
@@ -112,6 +121,14 @@ clean: ## remove the environments, caches and builds (not out/)
 .venv-oldest/.test: pyproject.toml constraints.txt
 	$(call install,.venv-oldest,-e '.[test]' transformers==$(OLDEST))
 	@touch $@
+
+.venv-demo/.page: pyproject.toml constraints.txt
+	$(call install,.venv-demo,-e '.[demo]')
+	@touch $@
+
+.venv-demo/.test: pyproject.toml constraints.txt
+	$(call install,.venv-demo,-e '.[test-demo]')
+	@touch $@ .venv-demo/.page
 
 # lmms-eval by itself: it asks for some fifty packages, most of which only some tasks need.
 .venv-lmms/.test: pyproject.toml constraints.txt

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sparevlm.encoder import AttentionOf, Projector
-    from sparevlm.hf import Handle, attach, load, prune_inputs
+    from sparevlm.hf import Handle, attach, load, preview, prune_inputs
     from sparevlm.methods import (
         DART,
         SCOPE,
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from sparevlm.selection import (
         Selection,
         greedy_css,
+        reconstruction_curve,
         reconstruction_error,
         select,
         svd_bound,
@@ -81,7 +82,9 @@ _HOME = {
     "greedy_css": "selection",
     "list_methods": "methods",
     "load": "hf",
+    "preview": "hf",
     "prune_inputs": "hf",
+    "reconstruction_curve": "selection",
     "reconstruction_error": "selection",
     "select": "selection",
     "svd_bound": "selection",
@@ -140,7 +143,9 @@ __all__ = [
     "greedy_css",
     "list_methods",
     "load",
+    "preview",
     "prune_inputs",
+    "reconstruction_curve",
     "reconstruction_error",
     "select",
     "svd_bound",

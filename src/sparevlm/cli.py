@@ -18,6 +18,7 @@ from typing import NoReturn
 from sparevlm.commands.ask import add_ask
 from sparevlm.commands.bench import add_bench
 from sparevlm.commands.compare import add_compare
+from sparevlm.commands.demo import add_demo
 from sparevlm.commands.listings import add_listings
 from sparevlm.commands.speed import add_speed
 from sparevlm.commands.terminal import one_line, warn
@@ -109,6 +110,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add_bench(commands)
     add_compare(commands)
     add_speed(commands)
+    add_demo(commands)
     add_listings(commands)
     if argv[:1] == ["ask"]:  # pictures and question may stand on both sides of the options
         return ask.parse_intermixed_args(argv[1:])

@@ -5,9 +5,10 @@ Nothing here touches matplotlib's global state, so it may run in threads and ser
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from PIL import Image
+
+from sparevlm.figures import COLORS
 
 if TYPE_CHECKING:
     from sparevlm.hf import ImageReport
@@ -353,14 +356,52 @@ def residual_curve(report: ImageReport, bound: Any = None) -> Figure:
             "the method computed no residual while it picked: use SPARE with fewer than all tokens"
         )
     curve = _numbers(report.curve).astype(np.float64)
+    figure, axes = _residual_plot({"kept tokens": curve}, bound)
+    if bound is None:
+        axes.get_legend().remove()
+    share = f"{100 * curve[-1]:.2g} % of the feature energy unexplained"
+    axes.set_title(
+        f"{report.after} of {report.before} tokens leave {share}", loc="left", fontsize=11
+    )
+    return figure
+
+
+def residual_curves(curves: Mapping[str, Any], bound: Any = None) -> Figure:
+    """Draw how much of the features several methods leave unexplained, token by token.
+
+    Parameters
+    ----------
+    curves : mapping
+        A method's name -> relative squared residuals [k + 1] of the same features, such as
+        `ImageReport.reconstruction` gives.
+    bound : Tensor or sequence [m], or None
+        See `residual_curve`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        If there is no curve, or the bound is none.
+    """
+    if not curves:
+        raise ValueError("there are no curves to draw: give at least one")
+    arrays = {name: _numbers(curve).astype(np.float64) for name, curve in curves.items()}
+    return _residual_plot(arrays, bound)[0]
+
+
+def _residual_plot(curves: Mapping[str, np.ndarray], bound: Any) -> tuple[Figure, Any]:
     figure = _figure(6.4, 4.2)
     axes = figure.add_subplot()
-    last = len(curve) - 1
-    axes.plot(
-        range(len(curve)), curve, color="#1f5fa8", linewidth=2,
-        marker="o" if last <= 40 else None, markersize=4, label="kept tokens", zorder=3,
-    )  # fmt: skip
-    lines = [curve]
+    last = max(len(curve) for curve in curves.values()) - 1
+    for (name, curve), color in zip(curves.items(), itertools.cycle(COLORS), strict=False):
+        axes.plot(
+            range(len(curve)), curve, color=color, linewidth=2,
+            marker="o" if last <= 40 else None, markersize=4, label=name, zorder=3,
+        )  # fmt: skip
+    lines = list(curves.values())
     if bound is not None:
         lowest = _numbers(bound).astype(np.float64)
         if lowest.ndim != 1:
@@ -368,25 +409,21 @@ def residual_curve(report: ImageReport, bound: Any = None) -> Figure:
                 f"the bound has shape {list(lowest.shape)}: give a curve [m], as svd_bound "
                 "computes it for k=None"
             )
-        lowest = lowest[: len(curve)]
+        lowest = lowest[: last + 1]
         lines.append(lowest)
         axes.plot(
             range(len(lowest)), lowest, color="#777777", linewidth=1.5,
             linestyle=(0, (4, 2)), label="SVD bound (no subset can be lower)",
         )  # fmt: skip
-        axes.legend(frameon=False)
+    axes.legend(frameon=False)
     _scale_residual(axes, np.concatenate(lines))
     axes.set_xlabel("visual tokens kept")
     axes.set_ylabel("relative squared residual (%)")
     axes.set_xlim(0, max(last, 1) * 1.02)
-    share = f"{100 * curve[-1]:.2g} % of the feature energy unexplained"
-    axes.set_title(
-        f"{report.after} of {report.before} tokens leave {share}", loc="left", fontsize=11
-    )
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.grid(True, which="major", color="#dddddd", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
-    return figure
+    return figure, axes
 
 
 def _scale_residual(axes: Any, values: np.ndarray) -> None:

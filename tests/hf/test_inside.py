@@ -252,6 +252,16 @@ def test_deepstack_is_refused() -> None:
         Stages(keep=3, average=False).attach(made("qwen3_vl").model)
 
 
+def test_the_report_can_be_drawn(pocket) -> None:
+    model, processor = pocket
+    with FastV(keep=120)(model) as handle:
+        model(**pocket_inputs(processor, *QUESTIONS))
+        assert [report.grid for report in handle.report] == [(14, 14)] * 3
+    with Staged(SPARE(keep=40, guidance="none"), FastV(keep=30))(model) as handle:
+        model(**pocket_inputs(processor, QUESTIONS[0]))
+        assert handle.report[0].grid is None  # indices are of the forty
+
+
 def test_two_pictures() -> None:
     family = made("llava")
     inputs = family.inputs(TWO)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from sparevlm.selection import reconstruction_error
+from sparevlm.selection import reconstruction_curve, reconstruction_error
 
 from .data import gaussian, low_rank, seeds, sizes, uniform
 from .reference import least_squares_error
@@ -150,3 +150,25 @@ def test_bad_row_is_named() -> None:
     x[1, 3, 0] = float("nan")
     with pytest.raises(ValueError, match="first in image 1, row 3"):
         reconstruction_error(x, torch.zeros(2, 1, dtype=torch.int64))
+
+
+@given(n=sizes, d=sizes, seed=seeds)
+@settings(deadline=None, max_examples=40)
+def test_a_curve_is_the_error_of_every_beginning(n: int, d: int, seed: int) -> None:
+    """Twins, zero rows and more tokens than dimensions included."""
+    x, w = gaussian(n, d, seed=seed), uniform(n, seed=seed)
+    x[n // 2], x[-1] = x[0], 0
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(n))
+    for weights in (None, w):
+        curve = reconstruction_curve(x, order, weights)
+        expected = [float(reconstruction_error(x, order[:j], weights)) for j in range(n + 1)]
+        assert curve.tolist() == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_curve_of_nothing() -> None:
+    assert reconstruction_curve(torch.zeros(3, 2), torch.tensor([0, 2])).tolist() == [0, 0, 0]
+
+
+def test_a_curve_is_of_one_image() -> None:
+    with pytest.raises(ValueError, match=r"pass one image \[N, D\]"):
+        reconstruction_curve(torch.ones(2, 3, 4), torch.zeros(2, 1, dtype=torch.int64))

@@ -3,7 +3,7 @@
 from sparevlm.hf.attach import Handle, attach
 from sparevlm.hf.families import FAMILIES, Family, UnsupportedModelError, family_facts
 from sparevlm.hf.loading import load
-from sparevlm.hf.prune import prune_inputs
+from sparevlm.hf.prune import preview, prune_inputs
 from sparevlm.hf.report import ImageReport
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "attach",
     "family_facts",
     "load",
+    "preview",
     "prune_inputs",
 ]

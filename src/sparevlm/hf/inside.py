@@ -188,6 +188,10 @@ class Inside(Attached):
                 for picture in call.pictures
                 if picture.row % call.each == 0
             ]
+            whole = [found for found in self._before.report if found.after == found.before]
+            if len(whole) == len(self.report):  # nothing was dropped before: patches in a grid
+                for mine, found in zip(self.report, whole, strict=True):
+                    mine.grid = found.grid
 
     # -- the decoder
 

@@ -87,6 +87,61 @@ def prune_inputs(
     ValueError
         If the model is not supported or the inputs do not fit.
     """
+    return _shrink_inputs(
+        method, model, inputs, padding_side, relevance, clip, tokenizer, question
+    ).kwargs
+
+
+@torch.no_grad()
+def preview(
+    method: PruningMethod,
+    model: Any,
+    inputs: Mapping[str, Any],
+    *,
+    relevance: str = "auto",
+    clip: Any = None,
+    tokenizer: Any = None,
+    question: str | None = None,
+) -> list[ImageReport]:
+    """What a method keeps of each picture, without running the language model.
+
+    Parameters
+    ----------
+    method : PruningMethod
+        One that works before the language model.
+    model, inputs, relevance, clip, tokenizer, question
+        See `prune_inputs`.
+
+    Returns
+    -------
+    list of ImageReport
+        One entry a picture, or frame of a video.
+
+    Raises
+    ------
+    ValueError
+        If the model is not supported or the inputs do not fit.
+    """
+    return _shrink_inputs(
+        method, model, inputs, "left", relevance, clip, tokenizer, question
+    ).report
+
+
+def _shrink_inputs(
+    method: PruningMethod,
+    model: Any,
+    inputs: Mapping[str, Any],
+    side: Side,
+    relevance: str,
+    clip: Any,
+    tokenizer: Any,
+    question: str | None,
+) -> Shrunk:
+    if method.inside:
+        raise ValueError(
+            f"{type(method).__name__} works inside the language model, not on its inputs: "
+            "attach it to the model"
+        )
     family = find_family(model)
     guidance = None
     if "query" in method.requires:
@@ -99,7 +154,7 @@ def prune_inputs(
             tokenizer=tokenizer,
             question=question,
         )
-    return shrink(method, model, family, guidance, dict(inputs), side=padding_side).kwargs
+    return shrink(method, model, family, guidance, dict(inputs), side=side)
 
 
 def shrink(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sparevlm.selection import reconstruction_error
+from sparevlm.selection import reconstruction_curve, reconstruction_error, svd_bound
 from sparevlm.tokens import Reduction, VisualTokens
 
 
@@ -85,6 +85,30 @@ class ImageReport:
                 self._residual = _unexplained(self._features, self.indices, self._merged)
             self._features = self._merged = None
         return self._residual
+
+    def reconstruction(self) -> tuple[Tensor, Tensor]:
+        """How much is left unexplained after each pick, and the least that could be, unweighted.
+
+        Any method that picks in an order has it, so that methods can be compared. To be asked for
+        before `residual`, which drops the features.
+
+        Returns
+        -------
+        curve, bound : Tensors [after + 1], float64
+            `reconstruction_curve` along `order`, and `svd_bound`.
+
+        Raises
+        ------
+        ValueError
+            If the method picked in no order or merged tokens, or the features are gone.
+        """
+        if self.order is None or self._merged is not None or self._features is None:
+            raise ValueError(
+                "there is no curve: the method picks in no order or merges tokens, keeps "
+                "everything, or the features were dropped when `residual` was asked for"
+            )
+        bound = svd_bound(self._features)[: len(self.order) + 1]
+        return reconstruction_curve(self._features, self.order), bound
 
     @classmethod
     def of(

@@ -139,11 +139,6 @@ class PruningMethod(ABC):
         """Shorten the inputs of one call, without touching the model. See `hf.prune_inputs`."""
         from sparevlm.hf import prune_inputs
 
-        if self.inside:
-            raise ValueError(
-                f"{type(self).__name__} works inside the language model, not on its inputs: "
-                "attach it to the model"
-            )
         return prune_inputs(self, model, inputs, **options)
 
 

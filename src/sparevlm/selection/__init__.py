@@ -12,7 +12,7 @@ from .max_min import (
     max_min,
 )
 from .pivoting import select
-from .reconstruction import reconstruction_error, svd_bound
+from .reconstruction import reconstruction_curve, reconstruction_error, svd_bound
 from .result import Selection
 from .rows import checked_rows, unit_rows
 from .strong_rrqr import strong_rrqr
@@ -33,6 +33,7 @@ __all__ = [
     "leverage_scores",
     "max_coverage",
     "max_min",
+    "reconstruction_curve",
     "reconstruction_error",
     "run_greedy",
     "select",

@@ -52,6 +52,57 @@ def reconstruction_error(
 
 
 @torch.no_grad()
+def reconstruction_curve(features: Tensor, order: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Relative squared error of rebuilding all tokens from the first 0, 1, .. k of an order.
+
+    Any order will do, such as one that another method picked; `select` gives that of its own
+    (``Selection.residual``) for free.
+
+    Parameters
+    ----------
+    features : Tensor [N, D], bf16, fp16, fp32 or fp64
+        One row a token.
+    order : Tensor [k], integer
+        Kept tokens, in the order kept.
+    weights : Tensor [N], optional
+        How much each token's error counts, real and not negative.
+
+    Returns
+    -------
+    Tensor [k + 1], float64
+        `reconstruction_error` of ``order[:j]`` for j = 0, .. k, but for rounding of 1e-14.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `reconstruction_error` does, and if features are a batch.
+    """
+    check_features(features)
+    if features.ndim != 2:
+        raise ValueError(f"features of shape {list(features.shape)}: pass one image [N, D]")
+    _check_indices(order, features)
+    weights = check_weights(weights, features)
+    order = order.to(device=features.device, dtype=torch.int64)
+    with torch.autocast(features.device.type, enabled=False):
+        rows, norms = scaled_rows(features, torch.float64, "row")
+        # An orthonormal basis of growing spans, twins and zero rows adding nothing to it.
+        basis = rows.new_zeros(rows.shape[1], len(order))
+        least = torch.finfo(torch.float64).eps * max(rows.shape)
+        for j, at in enumerate(order):
+            rest = rows[at] / torch.where(norms[at] > 0, norms[at], 1)
+            for _ in range(2):  # once is not enough against rounding
+                rest = rest - basis[:, :j] @ (basis[:, :j].T @ rest)
+            length = rest.norm()
+            basis[:, j] = torch.where(length > least, rest / torch.where(length > 0, length, 1), 0)
+        if weights is not None:
+            rows = rows * scaled_weights(weights, norms)[:, None]
+        total = rows.square().sum()
+        gains = (rows @ basis).square().sum(0)
+        left = total - torch.cat([gains.new_zeros(1), gains.cumsum(0)])
+    return (left / torch.where(total > 0, total, 1)).clamp_(min=0)
+
+
+@torch.no_grad()
 def svd_bound(features: Tensor, k: int | None = None, weights: Tensor | None = None) -> Tensor:
     """Relative squared error of the best rank-k approximation, which no k tokens can beat.
 
