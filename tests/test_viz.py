@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import os
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -293,3 +296,52 @@ def test_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
 def test_save_wants_a_picture(tmp_path):
     with pytest.raises(TypeError, match="str cannot be saved"):
         viz.save("picture", tmp_path / "a.png")
+
+
+# -- notebooks
+
+
+@pytest.fixture(scope="module")
+def pruned():
+    from sparevlm import SPARE, load
+
+    model, processor = load("pocket")
+    pictures = [
+        Image.open(f"examples/{name}.png").convert("RGB") for name in ("scene", "pictograms")
+    ]
+    prompts = ["USER: <image>\nwhat is it ? ASSISTANT:"] * 2
+    inputs = processor(images=pictures, text=prompts, return_tensors="pt")
+    with SPARE(keep=12, guidance="none")(model) as handle:
+        model(**inputs)
+    return pictures, processor, handle.report
+
+
+def test_a_report_shows_itself(pruned) -> None:
+    _, _, report = pruned
+    shown = report._repr_html_()
+    assert shown.count("<img ") == shown.count("12 of 196 visual tokens, ") / 2 == 2
+    for one, data in zip(report, re.findall(r"base64,([^\"]+)", shown), strict=True):
+        picture = Image.open(io.BytesIO(base64.b64decode(data)))
+        assert picture.size == (448, 448)
+        expected = viz.overlay(viz.as_seen(one), one)
+        assert np.array_equal(np.asarray(picture), np.asarray(expected))
+    assert "data" not in repr(report)
+
+
+def test_what_the_encoder_saw_looks_like_the_picture(pruned) -> None:
+    pictures, _, report = pruned
+    for picture, one in zip(pictures, report, strict=True):
+        seen = np.asarray(viz.as_seen(one), np.float64).ravel()
+        assert (
+            np.corrcoef(seen, np.asarray(picture.resize((112, 112)), np.float64).ravel())[0, 1]
+            > 0.99
+        )
+
+
+def test_a_report_without_pixels_or_grid(pruned) -> None:
+    import dataclasses
+
+    one = pruned[2][0]
+    assert "<img " in dataclasses.replace(one, pixels=None)._repr_html_()
+    bare = dataclasses.replace(one, grid=None)._repr_html_()
+    assert "<img " not in bare and "12 of 196" in bare

@@ -5,6 +5,8 @@ Nothing here touches matplotlib's global state, so it may run in threads and ser
 
 from __future__ import annotations
 
+import base64
+import io
 import itertools
 import os
 import secrets
@@ -151,6 +153,40 @@ def overlay(picture: Image.Image, report: ImageReport, image_processor: Any = No
     line = max(1, round(min(canvas.size) / 240))
     shown[_outline(cells, line)] = OUTLINE
     return Image.fromarray(shown.round().clip(0, 255).astype(np.uint8))
+
+
+def as_seen(report: ImageReport) -> Image.Image:
+    """What the encoder saw of a picture, as well as it can be told; grey where it is not known.
+
+    The processor's normalisation is undone up to contrast.
+
+    Raises
+    ------
+    ValueError
+        If the tokens form no grid of patches.
+    """
+    if report.pixels is None:
+        rows, columns = _grid(report)
+        return Image.new("RGB", (16 * columns, 16 * rows), (200, 200, 200))
+    values = _numbers(report.pixels).astype(np.float32)
+    low, high = float(values.min()), float(values.max())
+    scaled = (values - low) * (255 / max(high - low, 1e-12))
+    return Image.fromarray(scaled.round().astype(np.uint8).transpose(1, 2, 0))
+
+
+def report_html(report: ImageReport) -> str:
+    """A report as HTML with a picture, for notebooks; without a grid, its numbers alone."""
+    words = f"{report.after} of {report.before} visual tokens, {report.milliseconds:.1f} ms"
+    if report.grid is None:
+        return f"<p>{words}</p>"
+    held = io.BytesIO()
+    overlay(as_seen(report), report).save(held, "PNG")
+    data = base64.b64encode(held.getvalue()).decode()
+    return (
+        '<figure style="display: inline-block; margin: 0 1em 1em 0">'
+        f'<img src="data:image/png;base64,{data}" alt="{words} kept" style="max-width: 24em">'
+        f"<figcaption>{words}</figcaption></figure>"
+    )
 
 
 def side_by_side(pictures: Sequence[Image.Image], gap: int = 16) -> Image.Image:

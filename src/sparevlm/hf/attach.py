@@ -20,6 +20,7 @@ from sparevlm.hf.guidance import make_guidance
 from sparevlm.hf.inside import Inside, check_decoder
 from sparevlm.hf.memory import Memory, cached_tokens, remember
 from sparevlm.hf.prune import Shrunk, generation_setting, shrink, uses_cache
+from sparevlm.hf.report import Report
 from sparevlm.methods.in_decoder import DecoderMethod
 from sparevlm.methods.staged import Staged
 from sparevlm.methods.uniform_grid import UniformGrid
@@ -124,7 +125,7 @@ class Handle(Attached):
     def _shrink(self, kwargs: dict[str, Any], **options: Any) -> Shrunk:
         shrunk = shrink(self._pruning, self._model, self.family, self._guidance, kwargs, **options)
         if shrunk.report:
-            self.report = shrunk.report
+            self.report = Report(shrunk.report)
         return shrunk
 
     # -- forward

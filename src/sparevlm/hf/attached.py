@@ -6,7 +6,7 @@ import weakref
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from sparevlm.hf.report import ImageReport
+from sparevlm.hf.report import Report
 
 if TYPE_CHECKING:
     from sparevlm.methods.base import PruningMethod
@@ -22,7 +22,7 @@ class Attached:
     Attributes
     ----------
     method : PruningMethod or Staged
-    report : list of ImageReport
+    report : Report, a list of ImageReport
         One entry a picture, or frame of a video, of the last call that had any.
 
     Raises
@@ -39,7 +39,7 @@ class Attached:
                 "detach that first, nested pruning is not possible"
             )
         self.method = method
-        self.report: list[ImageReport] = []
+        self.report = Report()
         self._model = model
         self._hooks: list[Any] = []
         self._attached = True

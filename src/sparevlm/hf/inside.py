@@ -19,7 +19,7 @@ from torch import Tensor
 from sparevlm.hf.attached import Attached
 from sparevlm.hf.layer_scores import LayerProbe
 from sparevlm.hf.media import token_types
-from sparevlm.hf.report import ImageReport
+from sparevlm.hf.report import ImageReport, Report
 from sparevlm.methods.in_decoder import LayerTokens, averaged, check_choice
 
 if TYPE_CHECKING:
@@ -183,15 +183,16 @@ class Inside(Attached):
             probe.forget()
         if call is not None and call.pictures and output is not None:
             count = len(self._decoder.layers)
-            self.report = [
+            self.report = Report(
                 _reported(picture, count, picture.row // call.each)
                 for picture in call.pictures
                 if picture.row % call.each == 0
-            ]
-            whole = [found for found in self._before.report if found.after == found.before]
-            if len(whole) == len(self.report):  # nothing was dropped before: patches in a grid
+            )
+            whole = self._before.report
+            if [one.before for one in self.report] == [found.after for found in whole]:
                 for mine, found in zip(self.report, whole, strict=True):
-                    mine.grid = found.grid
+                    if found.after == found.before:  # all tokens of a grid
+                        mine.grid, mine.pixels = found.grid, found.pixels
 
     # -- the decoder
 

@@ -220,6 +220,9 @@ def shrink(
         pictures.sort(key=lambda picture: (picture.row, int(picture.columns[0])))
         words = spoken(types, mask, pictures)
         reductions, report = reduce_pictures(method, guidance, pictures, ids, words)
+        if len(report) == len(pictures):
+            for picture, one in zip(pictures, report, strict=True):
+                one.pixels = _pixels(picture, given)
         pairs = list(zip(pictures, reductions, strict=True))
         for picture, found in pairs:
             if found is not None:
@@ -262,6 +265,16 @@ def shrink(
     pad = _pad_id(model, placeholders)
     kwargs, memory = shorten(kwargs, keep, prefix, original=original, side=side, pad=pad, axes=axes)
     return Shrunk(kwargs, report, memory)
+
+
+def _pixels(picture: Picture, kwargs: dict[str, Any]) -> Tensor | None:
+    """What the encoder saw of a picture [3, H, W], where each entry is one picture."""
+    pixels = kwargs.get(picture.encoded.modality.pixels)
+    if not isinstance(pixels, Tensor) or pixels.ndim != 4:
+        return None
+    if len(pixels) != len(picture.encoded.features):
+        return None
+    return pixels[picture.entry].detach()
 
 
 def _encode(

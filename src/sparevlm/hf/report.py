@@ -46,6 +46,8 @@ class ImageReport:
         get}; `after` and `indices` are the last stage's.
     average : float or None
         Tokens on average over the layers, with stages.
+    pixels : Tensor [3, H, W] or None
+        What the encoder saw, where that is one picture.
     """
 
     before: int
@@ -62,6 +64,7 @@ class ImageReport:
     shares: tuple[int, ...] = ()
     stages: dict[int, Tensor] | None = field(default=None, repr=False)
     average: float | None = None
+    pixels: Tensor | None = field(default=None, repr=False)
     _features: Tensor | None = field(default=None, repr=False)
     _merged: Tensor | None = field(default=None, repr=False)
     _residual: float | None = field(default=None, repr=False)
@@ -146,6 +149,19 @@ class ImageReport:
         n = len(tokens)
         everything = torch.arange(n, device=tokens.features.device)
         return cls(n, n, everything, 0.0, grid=tokens.grid, row=row, kind=kind, shares=shares)
+
+    def _repr_html_(self) -> str:
+        """Notebooks show it as a picture."""
+        from sparevlm.viz import report_html  # viz lies above
+
+        return report_html(self)
+
+
+class Report(list[ImageReport]):
+    """Reports of one call, which notebooks show as pictures."""
+
+    def _repr_html_(self) -> str:
+        return "".join(one._repr_html_() for one in self)
 
 
 def _unexplained(features: Tensor, indices: Tensor, merged: Tensor | None) -> float:
