@@ -15,11 +15,19 @@ from sparevlm import hf
 from sparevlm.methods import SPARE, FastV, PyramidDrop, Staged, get_method, list_methods
 from sparevlm.methods.in_decoder import DecoderMethod, averaged
 from sparevlm.tokens import Reduction
-from tests.families import grids_and_tiles
-from tests.families.matrix import ONE, SHORT, TWO, answer, made, new
+from tests.families import BUILDERS, grids_and_tiles
+from tests.families.matrix import ONE, SHORT, TWO, answer, made, new, token_kinds
+from tests.hf import test_video
 
-# Llama, Qwen2, Gemma, Mistral, Qwen2 and Qwen3 with positions of several axes.
-FAMILIES = ["llava", "internvl", "paligemma", "mistral3", "qwen2_vl", "qwen2_5_vl"]
+# Why a family's language model cannot be pruned inside; of the tiny models, not of their kind.
+REFUSED = {
+    "qwen3_5": "no layers with separate queries and keys",  # linear attention in between
+    "qwen3_5_moe": "no layers with separate queries and keys",
+    "qwen3_vl": "add features to every visual token",  # in all of its two layers
+    "qwen3_vl_moe": "add features to every visual token",
+}
+PROMPTS = [(name, prompt) for name in sorted(set(BUILDERS) - set(REFUSED)) for prompt in (ONE, TWO)]
+PROMPTS += [(name, prompt) for name, prompt in test_video.PROMPTS if name not in REFUSED]
 
 
 @dataclass(frozen=True)
@@ -37,30 +45,32 @@ class Stages(DecoderMethod):
         return Reduction.picked(order[:k])
 
 
-def literal(model: Any, inputs: dict[str, Tensor], schedule: dict[int, int]):
-    """Columns that the last word's full attention drops, stage by stage; one prompt, one picture.
+def literal(model: Any, inputs: dict[str, Tensor], columns: list[Tensor], schedule, asking="last"):
+    """Columns of each picture that full attention leaves, and those it drops, stage by stage.
 
-    The whole model runs anew for each stage, with eager attention and everything materialised.
+    One prompt; columns of its pictures; schedule {layer: tokens of each picture}. The whole model
+    runs anew for each stage, with eager attention and everything materialised.
     """
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")
-    columns = (inputs["input_ids"][0] == model.config.image_token_id).nonzero()[:, 0]
-    left, dropped = columns, {}
+    left, dropped = list(columns), {}
     try:
-        for at, k in schedule.items():
+        for at, counts in schedule.items():
             with torch.no_grad(), masking(model, dropped):
                 out = model(**copy.copy(inputs), output_attentions=True, use_cache=False)
-            paid = out.attentions[at - 1][0].mean(0)[-1, left]
-            chosen = left[paid.argsort(descending=True, stable=True)[:k]].sort().values
-            dropped[at] = [left[~torch.isin(left, chosen)]]
-            left = chosen
+            paid = out.attentions[at - 1][0].mean(0)
+            if asking == "all":
+                paid = paid.fill_diagonal_(0).sum(0)[None]
+            gone = []
+            for i, k in enumerate(counts):
+                order = paid[-1, left[i]].argsort(descending=True, stable=True)
+                chosen = left[i][order[:k]].sort().values
+                gone.append(left[i][~torch.isin(left[i], chosen)])
+                left[i] = chosen
+            dropped[at] = [torch.cat(gone)]
     finally:
         model.set_attn_implementation(before)
     return left, dropped
-
-
-def prompt_of(family, *prompts):
-    return family.inputs(*prompts)
 
 
 def four_layers():
@@ -68,23 +78,96 @@ def four_layers():
     return grids_and_tiles._qwen3("Qwen3VL", num_hidden_layers=4)
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, "qwen3_vl"])
-def test_equals_full_attention_matrices_and_masking(name) -> None:
-    family = four_layers() if name == "qwen3_vl" else made(name)
-    inputs = prompt_of(family, ONE)
-    n = int((inputs["input_ids"] == family.model.config.image_token_id).sum())
-    last = len(layers_of(family.model)) - 1
-    method = Stages(keep=n // 3, at=(last,), average=False)
-    left, dropped = literal(family.model, inputs, {last: n // 3})
-    with masking(family.model, dropped):
-        expected = new(inputs, answer(family, inputs))
+@pytest.fixture
+def wide(monkeypatch):
+    """Families with windows that hold the prompts."""
+
+    def widen(family):
+        config = family.model.config.get_text_config()
+        if getattr(config, "sliding_window", None):
+            monkeypatch.setattr(config, "sliding_window", 4096)
+        return family
+
+    return widen
+
+
+def check_equals_masking(family, prompt, method, schedule_of, **settings) -> None:
+    """The same decisions as full attention matrices make, and the same words as masking gives."""
+    inputs = family.inputs(prompt)
     with method(family.model) as handle:
         found = new(inputs, answer(family, inputs))
-    columns = (inputs["input_ids"][0] == family.model.config.image_token_id).nonzero()[:, 0]
-    assert torch.equal(columns[handle.report[0].indices], left)
-    assert torch.equal(found, expected)
-    unpruned = new(inputs, answer(family, inputs))
-    assert found.shape == unpruned.shape
+        report = handle.report
+    columns = token_kinds(family, inputs)[0].nonzero()[:, 0].split([one.before for one in report])
+    left, dropped = literal(family.model, inputs, columns, schedule_of(report), **settings)
+    for one, mine, kept in zip(report, columns, left, strict=True):
+        assert torch.equal(mine[one.indices], kept)
+        assert sum(one.shares) == one.after < one.before
+    with masking(family.model, dropped):
+        assert torch.equal(found, new(inputs, answer(family, inputs)))
+
+
+@pytest.mark.parametrize(("name", "prompt"), [*PROMPTS, ("four layers", ONE), ("four layers", TWO)])
+def test_equals_full_attention_matrices_and_masking(wide, name, prompt) -> None:
+    family = wide(four_layers() if name == "four layers" else made(name))
+    last = len(layers_of(family.model)) - 1
+    method = Stages(keep=0.34, at=(last,), average=False)
+    check_equals_masking(family, prompt, method, lambda report: {last: [r.after for r in report]})
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_families_that_are_refused(name) -> None:
+    with pytest.raises(ValueError, match=REFUSED[name]):
+        Stages(keep=3, average=False).attach(made(name).model)
+
+
+@pytest.mark.parametrize("name", ["aya_vision", "cohere2_vision", "gemma3"])
+def test_a_prompt_beyond_the_window_is_refused(name) -> None:
+    family = made(name)
+    with (
+        Stages(keep=3, average=False)(family.model),
+        pytest.raises(ValueError, match="longer than the sliding window of 24"),
+    ):
+        answer(family, family.inputs(TWO))
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt"),
+    [("llava", TWO), ("qwen2_5_vl", test_video.MIXED), ("smolvlm", test_video.ONE)],
+)
+def test_one_budget_for_a_prompt(name, prompt) -> None:
+    """Pictures and frames are chosen among jointly."""
+    family = made(name)
+    method = Stages(keep=6, average=False, per="prompt")
+    check_equals_masking(family, prompt, method, lambda report: {1: [6]})
+    with method(family.model) as handle:
+        answer(family, family.inputs(prompt))
+    (one,) = handle.report
+    assert len(one.shares) > 1 and sum(one.shares) == 6
+
+
+@pytest.mark.parametrize("name", ["llava", "gemma3", "paligemma", "qwen2_vl", "mistral3"])
+@pytest.mark.parametrize("block", [1, 7, 256])
+def test_attention_of_all_words_and_tokens(wide, monkeypatch, name, block) -> None:
+    """FastV as its paper says it: the average over all other tokens, in blocks of queries."""
+    monkeypatch.setattr("sparevlm.hf.inside._BLOCK", block)
+    method = FastV(keep=0.34, layer=1, asking="all", average=False)
+    check_equals_masking(
+        wide(made(name)), ONE, method, lambda report: {1: [r.after for r in report]}, asking="all"
+    )
+
+
+@pytest.mark.parametrize("name", ["llava_next_video", "qwen2_5_vl", "internvl"])
+def test_staged_on_videos(name) -> None:
+    family = made(name)
+    inputs = family.inputs(test_video.MIXED)
+    first, then = SPARE(keep=3, guidance="none"), Stages(keep=2, average=False)
+    with Staged(first, then)(family.model) as handle:
+        found = new(inputs, answer(family, inputs))
+        counts = [(one.before, one.after, one.kind) for one in handle.report]
+    with first(family.model) as handle:
+        assert found.shape == new(inputs, answer(family, inputs)).shape
+        assert counts == [(3, 2, one.kind) for one in handle.report]
+    assert len(counts) > 3
 
 
 @pytest.fixture(scope="module")
@@ -113,11 +196,12 @@ def test_many_stages_on_pocket(pocket) -> None:
     count = len(layers_of(model))
     method = Stages(keep=9, at=tuple(range(1, count)), average=False)
     schedule = method.schedule(count, 196)
-    left, dropped = literal(model, inputs, schedule)
+    columns = (inputs["input_ids"][0] == model.config.image_token_id).nonzero()[:, 0]
+    counts = {at: [k] for at, k in schedule.items()}
+    (left,), dropped = literal(model, inputs, [columns], counts)
     with method(model) as handle:
         out = model(**inputs, use_cache=True)
         pruned = model.generate(**inputs, max_new_tokens=6, min_new_tokens=6)
-    columns = (inputs["input_ids"][0] == model.config.image_token_id).nonzero()[:, 0]
     assert torch.equal(columns[handle.report[0].indices], left)
     length = inputs["input_ids"].shape[1]
     held = [layer.get_seq_length() for layer in out.past_key_values.layers]
@@ -247,11 +331,6 @@ def test_second_turn(pocket) -> None:
     assert torch.equal(second, stock)
 
 
-def test_deepstack_is_refused() -> None:
-    with pytest.raises(ValueError, match="none can be dropped before layer"):
-        Stages(keep=3, average=False).attach(made("qwen3_vl").model)
-
-
 def test_the_report_can_be_drawn(pocket) -> None:
     model, processor = pocket
     with FastV(keep=120)(model) as handle:
@@ -296,6 +375,11 @@ def test_staged_wants_one_of_each() -> None:
         Staged(FastV(keep=9), FastV(keep=9))
     with pytest.raises(TypeError, match="then must be a method that works inside"):
         Staged(SPARE(keep=9), SPARE(keep=9))
+
+
+def test_staged_budgets_cover_the_same() -> None:
+    with pytest.raises(ValueError, match="give both the same"):
+        Staged(SPARE(keep=9, per="prompt"), FastV(keep=9))
 
 
 def test_nested_pruning_is_refused(pocket) -> None:

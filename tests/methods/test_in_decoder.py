@@ -30,6 +30,7 @@ def tokens(n=60, words=9, d=16, seed=0) -> LayerTokens:
     return LayerTokens(
         layer=2, features=normal(n, d), indices=torch.arange(n), text=normal(words, d),
         keys=normal(n, d), text_keys=normal(words, d), attention=lambda rows: paid[rows],
+        received=lambda: paid.mean(0),
         norm=lambda x: x / x.square().mean(-1, keepdim=True).sqrt(),
     )  # fmt: skip
 
@@ -42,6 +43,21 @@ def test_attention_of_the_last_word(method) -> None:
     found = method.choose(given, 12)
     assert found.order.tolist() == expected
     assert found.indices.tolist() == sorted(expected)
+
+
+def test_attention_of_all() -> None:
+    given = tokens()
+    found = FastV(keep=12, asking="all").choose(given, 12)
+    scores = given.received().tolist()
+    assert found.order.tolist() == sorted(range(60), key=lambda i: -scores[i])[:12]
+    assert found.order.tolist() != FastV(keep=12).choose(given, 12).order.tolist()
+    with pytest.raises(ValueError, match="asking"):
+        FastV(keep=12, asking="some")
+
+
+def test_positions_stay() -> None:
+    with pytest.raises(ValueError, match='positions must be "auto" or "original"'):
+        FastV(keep=12, positions="compact")
 
 
 def test_raters_rate() -> None:

@@ -73,7 +73,7 @@ def attach(
     if isinstance(method, Staged):
         first, inside = method.first, method.then
     elif isinstance(method, DecoderMethod):
-        first, inside = UniformGrid(keep=1.0), method
+        first, inside = UniformGrid(keep=1.0, per=method.per), method
     else:
         first = method
     guidance = None

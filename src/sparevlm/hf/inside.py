@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sparevlm.methods.staged import Staged
 
 _HELD = "_sparevlm_held"  # on the cache: {layer: columns of the whole prompt [B, P], -1: padding}
+_BLOCK = 256  # queries whose attention is computed at a time
 _TOTAL = "_sparevlm_total"  # on the cache: columns of the whole prompt so far
 
 
@@ -191,6 +192,7 @@ class Inside(Attached):
             whole = self._before.report
             if [one.before for one in self.report] == [found.after for found in whole]:
                 for mine, found in zip(self.report, whole, strict=True):
+                    mine.kind, mine.shares = found.kind, _shares(mine.indices, found.shares)
                     if found.after == found.before:  # all tokens of a grid
                         mine.grid, mine.pixels = found.grid, found.pixels
 
@@ -214,6 +216,8 @@ class Inside(Attached):
             probe = self._probes.get(at + 1)
             if probe is not None and call.pictures:
                 probe.embeddings = changed["position_embeddings"]
+                mask = changed.get("attention_mask")
+                probe.mask = mask if isinstance(mask, Tensor) and mask.ndim == 4 else None
                 if call.past and cache is not None:
                     probe.past = cache.layers[at].keys
                     probe.past_seen = _seen(call, held)
@@ -302,15 +306,24 @@ class Inside(Attached):
         real = (columns >= 0) & call.real[row, columns.clamp(min=0)]
         earlier = real[:0] if probe.past_seen is None else probe.past_seen[row]
 
-        def attention(which: Tensor) -> Tensor:
-            asking = words[which]
+        def paid(asking: Tensor) -> Tensor:
             causal = torch.arange(len(columns), device=hidden.device) <= asking[:, None]
             seen = torch.cat((earlier.expand(len(asking), -1), causal & real), dim=1)
+            if probe.mask is not None:  # some models let pictures, or prompts, see ahead
+                seen = _visible(probe.mask[min(row, len(probe.mask) - 1), 0, asking])
             return probe.attention(row, asking, seen)[:, len(earlier) + there]
+
+        def received() -> Tensor:
+            asking = real.nonzero()[:, 0]
+            total = torch.zeros(len(there), device=hidden.device)
+            for some in asking.split(_BLOCK):  # the whole matrix never exists
+                total += paid(some).masked_fill(some[:, None] == there, 0).sum(0)
+            return total / max(len(asking) - 1, 1)
 
         return LayerTokens(
             layer=at, features=hidden[row, there], indices=picture.left, text=hidden[row, words],
-            keys=keys[there], text_keys=keys[words], attention=attention, norm=self._decoder.norm,
+            keys=keys[there], text_keys=keys[words], attention=lambda which: paid(words[which]),
+            received=received, norm=self._decoder.norm,
         )  # fmt: skip
 
     def _shortened(
@@ -442,6 +455,18 @@ def _seen(call: _Call, held: Tensor | None) -> Tensor:
     if call.earlier is None:
         return held >= 0
     return (held >= 0) & call.earlier.gather(1, held.clamp(min=0))
+
+
+def _visible(mask: Tensor) -> Tensor:
+    """Where a mask, bool or added to logits, lets look."""
+    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+
+
+def _shares(kept: Tensor, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """How many of the kept tokens lie in each of several pictures, one behind the other."""
+    ends = torch.tensor(sizes, device=kept.device).cumsum(0)
+    counts = torch.searchsorted(kept, ends).tolist()
+    return tuple(b - a for a, b in zip([0, *counts], counts, strict=False))
 
 
 def _reported(picture: _Picture, layers: int, row: int) -> ImageReport:

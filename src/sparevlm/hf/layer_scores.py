@@ -26,6 +26,7 @@ class LayerProbe:
         self._query: Tensor | None = None
         self._key: Tensor | None = None
         self.embeddings: tuple[Tensor, Tensor] | None = None  # cos, sin of this call's columns
+        self.mask: Tensor | None = None  # [B or 1, 1, L, P + L], where the layer was given one
         self.past: Tensor | None = None  # keys [B, H, P, C] cached before this call
         self.past_seen: Tensor | None = None  # which of them are no padding: [B, P]
         self._hooks = [
@@ -41,7 +42,8 @@ class LayerProbe:
 
     def forget(self) -> None:
         """Let go of a call's tensors."""
-        self._query = self._key = self.embeddings = self.past = self.past_seen = None
+        self._query = self._key = self.embeddings = None
+        self.mask = self.past = self.past_seen = None
 
     def _took_query(self, module: Any, args: Any, output: Tensor) -> None:
         if self.embeddings is not None:

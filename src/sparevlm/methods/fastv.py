@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from sparevlm.methods.in_decoder import DecoderMethod, LayerTokens
 from sparevlm.methods.picking import largest
-from sparevlm.methods.settings import check_count
+from sparevlm.methods.settings import check_choice, check_count
 from sparevlm.tokens import Reduction
 
 
@@ -15,23 +15,30 @@ from sparevlm.tokens import Reduction
 class FastV(DecoderMethod):
     """An image is worth half its tokens after layer 2 (arXiv 2403.06764, ECCV 2024).
 
-    After ``layer`` decoder layers the tokens that the last word of the prompt attends to most (mean
-    over heads, in the last of these layers) stay, and keep their positions.
+    After ``layer`` decoder layers the tokens that get most attention (mean over heads, in the last
+    of these layers) stay, and keep their positions.
 
     Parameters
     ----------
     layer : int
         Layers that see all tokens.
+    asking : "last" or "all"
+        Whose attention counts: that of the last word of the prompt, as in the authors' code; or of
+        all other tokens on average, by which section 4 of the paper says that tokens are re-ranked.
+        The latter favours tokens that come first, since only what follows a token attends to it,
+        and reads every query of one layer.
     """
 
     name: ClassVar[str] = "fastv"
     paper: ClassVar[str] = "arXiv 2403.06764"
 
     layer: int = 2
+    asking: Literal["last", "all"] = "last"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count(self, "layer")
+        check_choice(self, "asking", ("last", "all"))
 
     def stages(self, layers: int, share: float = 1.0) -> dict[int, float]:
         """See `DecoderMethod.stages`."""
@@ -39,5 +46,5 @@ class FastV(DecoderMethod):
 
     def choose(self, tokens: LayerTokens, k: int) -> Reduction:
         """See `DecoderMethod.choose`."""
-        scores = tokens.last_attention()
+        scores = tokens.last_attention() if self.asking == "last" else tokens.received()
         return Reduction.picked(largest(scores, k), scores=scores)

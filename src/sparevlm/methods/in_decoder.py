@@ -36,6 +36,9 @@ class LayerTokens:
     attention : callable
         Which words [R], int64 -> attention [R, N] that these pay to the tokens in the layer before,
         float32, mean over heads; of each word's softmax over all that it sees.
+    received : callable
+        Nothing -> attention [N], float32, that each token gets from all other columns of the call
+        on average, pictures and words, mean over heads; those before it pay none.
     norm : callable
         The language model's last norm, which makes hidden states comparable.
     """
@@ -47,6 +50,7 @@ class LayerTokens:
     keys: Tensor
     text_keys: Tensor
     attention: Callable[[Tensor], Tensor]
+    received: Callable[[], Tensor]
     norm: Callable[[Tensor], Tensor]
 
     def __len__(self) -> int:
@@ -80,6 +84,11 @@ class DecoderMethod(PruningMethod):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_flag(self, "average")
+        if self.positions == "compact":
+            raise ValueError(
+                f"{type(self).__name__} drops tokens after their positions were used, and keeps "
+                'them: positions must be "auto" or "original"'
+            )
 
     @abstractmethod
     def stages(self, layers: int, share: float = 1.0) -> dict[int, float]:

@@ -30,6 +30,8 @@ class Staged:
     ------
     TypeError
         If the two are not such methods, in this order.
+    ValueError
+        If their budgets do not cover the same (``per``).
     """
 
     first: PruningMethod
@@ -40,6 +42,10 @@ class Staged:
             raise TypeError(f"first must be a method that works before the decoder: {self.first!r}")
         if not isinstance(self.then, DecoderMethod):
             raise TypeError(f"then must be a method that works inside the decoder: {self.then!r}")
+        if self.first.per != self.then.per:
+            raise ValueError(
+                f"first has per={self.first.per!r} and then {self.then.per!r}: give both the same"
+            )
 
     def attach(self, model: Any, **options: Any) -> Attached:
         """Prune in every call of a model until detached. See `sparevlm.hf.attach`."""
