@@ -99,6 +99,11 @@ bench-methods: .venv/.core ## time of every method's selection against one matri
 docs: .venv/.core ## write docs/methods.md from the docstrings
 	.venv/bin/python docs/make.py
 
+.PHONY: site
+site: export NO_MKDOCS_2_WARNING = 1
+site: .venv-docs/.site ## the documentation as a site, into site/; warnings are errors
+	.venv-docs/bin/python -m mkdocs build --quiet
+
 .PHONY: format
 format: .venv/.dev ## fix what ruff can fix, and format
 	.venv/bin/ruff check --fix
@@ -106,7 +111,7 @@ format: .venv/.dev ## fix what ruff can fix, and format
 
 .PHONY: clean
 clean: ## remove the environments, caches and builds (not out/)
-	rm -rf .venv .venv-oldest .venv-lmms .venv-vllm .venv-demo .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf .venv .venv-oldest .venv-lmms .venv-vllm .venv-demo .venv-docs .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: installed again only when what is to be installed has changed.
@@ -120,6 +125,11 @@ clean: ## remove the environments, caches and builds (not out/)
 
 .venv-oldest/.test: pyproject.toml constraints.txt
 	$(call install,.venv-oldest,-e '.[test]' transformers==$(OLDEST))
+	@touch $@
+
+# The API is read from the source: the package itself need not be installed.
+.venv-docs/.site: pyproject.toml constraints.txt
+	$(call install,.venv-docs,$$(.venv-docs/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])'))
 	@touch $@
 
 .venv-demo/.page: pyproject.toml constraints.txt

@@ -1,16 +1,22 @@
-"""What is generated is up to date."""
+"""What is generated is up to date; what pages show runs, parses and leads somewhere."""
 
 from __future__ import annotations
 
 import re
 import runpy
+import shlex
+import shutil
 import sys
 import types
 from pathlib import Path
 
+import pytest
 import torch
 
-from sparevlm.methods import get_method, list_methods
+import sparevlm
+from sparevlm import cli
+from sparevlm.hf.families import FAMILIES, Family
+from sparevlm.methods import get_method, list_methods, method_class
 from sparevlm.methods.base import _REGISTRY
 from sparevlm.tokens import VisualTokens
 
@@ -29,9 +35,89 @@ def test_models():
     assert (DOCS / "models.md").read_text() == made, "run make docs"
 
 
-def test_the_method_of_contributing(monkeypatch):
-    text = (DOCS.parent / "CONTRIBUTING.md").read_text()
-    code = re.search(r"```python\n(.*?)```", text, flags=re.S).group(1)
+def blocks(page: str) -> list[str]:
+    """The Python on a page, in order."""
+    return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), flags=re.S)
+
+
+PAGES = sorted(page.name for page in DOCS.glob("*.md"))
+RUNNING = [page for page in PAGES if blocks(page) and page != "adding.md"]
+
+
+@pytest.mark.parametrize("page", RUNNING)
+def test_python_runs(page, tmp_path, monkeypatch) -> None:
+    """The blocks of a page, one after the other, where a reader's examples/ lies."""
+    shutil.copytree(DOCS.parent / "examples", tmp_path / "examples")
+    monkeypatch.chdir(tmp_path)
+    space: dict[str, object] = {"__name__": page}
+    for number, code in enumerate(blocks(page), 1):
+        exec(compile(code, f"{page}, block {number}", "exec"), space)
+
+
+def test_pages_with_python() -> None:
+    assert {"index.md", "how_spare_works.md", "questions.md"} <= set(RUNNING)
+    assert all("```" not in re.sub(r"```python\n.*?```", "", (DOCS / page).read_text(), flags=re.S)
+               for page in PAGES)  # fmt: skip
+
+
+def commands(path: Path) -> list[str]:
+    """Indented lines that begin with one of our commands, continued lines joined."""
+    text = path.read_text().replace("\\\n", " ")
+    return re.findall(r"^ {4}(sparevlm .*|make .*)$", text, flags=re.M)
+
+
+TOP = DOCS.parent
+TOLD = [*DOCS.glob("*.md"), TOP / "README.md", TOP / "CONTRIBUTING.md"]
+
+
+@pytest.mark.parametrize("path", TOLD, ids=lambda path: path.name)
+def test_commands_are_understood(path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (TOP / "Makefile").read_text(), flags=re.M))
+    for line in commands(path):
+        program, *words = shlex.split(line, comments=True)
+        if program == "make":
+            assert words[0] in targets, line
+        else:
+            cli._parse(words)
+
+
+def test_there_are_commands() -> None:
+    assert sum(len(commands(path)) for path in TOLD) > 20
+
+
+@pytest.mark.parametrize("path", [*TOLD, *DOCS.glob("studies/*.md")], ids=lambda path: path.name)
+def test_links_lead_somewhere(path) -> None:
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", path.read_text()):
+        found = path.parent / target if target else path
+        assert found.exists(), target
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", found.read_text(), flags=re.M)
+            names = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
+            assert anchor in names, f"{target}#{anchor}"
+
+
+def test_every_page_is_in_the_menu() -> None:
+    menu = (TOP / "mkdocs.yml").read_text()
+    for page in [*PAGES, *(f"studies/{p.name}" for p in DOCS.glob("studies/*.md"))]:
+        assert re.search(rf" {re.escape(page)}$", menu, flags=re.M), page
+
+
+def test_the_api_page_has_every_public_name() -> None:
+    page = (DOCS / "api.md").read_text()
+    methods = {method_class(name).__name__ for name in list_methods(inside=None)}
+    for name in set(sparevlm.__all__) - methods - {"__version__"}:
+        assert re.search(rf"^::: sparevlm(\.\w+)*\.{name}$", page, flags=re.M), name
+
+
+def test_the_family_of_adding() -> None:
+    _, code = blocks("adding.md")
+    space: dict[str, object] = {"Family": Family}
+    exec(code, space)
+    assert space["LLAVA"].classes == FAMILIES["llava"].classes
+
+
+def test_the_method_of_adding(monkeypatch):
+    code, _ = blocks("adding.md")
     try:
         module = types.ModuleType("first_tokens")
         monkeypatch.setitem(sys.modules, "first_tokens", module)
