@@ -76,6 +76,15 @@ test-serving: export OMP_NUM_THREADS = 1
 test-serving: .venv-vllm/.test ## tests with vLLM itself on a CPU (x86 Linux)
 	.venv-vllm/bin/python -m pytest -n $(JOBS) --dist loadgroup tests/serving
 
+.PHONY: test-package
+test-package: .venv/.dev ## wheel and sdist, each installed in an empty environment
+	rm -rf dist .venv-package
+	.venv/bin/python -m build --outdir dist > /dev/null
+	$(call install,.venv-package,dist/*.whl)
+	bash tests/installed.sh .venv-package/bin
+	.venv-package/bin/python -m pip install -qq --no-deps --force-reinstall dist/*.tar.gz
+	bash tests/installed.sh .venv-package/bin
+
 .PHONY: test-demo
 test-demo: export OMP_NUM_THREADS = 1
 test-demo: .venv-demo/.test ## tests of the page in a real browser (Chromium or Chrome)
@@ -111,7 +120,7 @@ format: .venv/.dev ## fix what ruff can fix, and format
 
 .PHONY: clean
 clean: ## remove the environments, caches and builds (not out/)
-	rm -rf .venv .venv-oldest .venv-lmms .venv-vllm .venv-demo .venv-docs .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist site
+	rm -rf .venv .venv-oldest .venv-lmms .venv-vllm .venv-demo .venv-docs .venv-package .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: installed again only when what is to be installed has changed.

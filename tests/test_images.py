@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sparevlm.images import open_picture
+from sparevlm.images import open_picture, read_picture
 
 RAMP = np.linspace(0, 255, 16 * 16).round().astype(np.uint8).reshape(16, 16)
 
@@ -239,6 +239,22 @@ def test_no_pixels(tmp_path):
     }.items():
         (tmp_path / name).write_bytes(data)
         refused(tmp_path / name, name)
+
+
+def test_the_limit_is_ours(tmp_path, monkeypatch):
+    """Some libraries switch Pillow's off."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    Image.new("1", (14_000, 14_000)).save(tmp_path / "a.png")
+    refused(tmp_path / "a.png", "too many pixels (14000 x 14000)", "scale it down")
+
+
+def test_bytes(tmp_path):
+    Image.new("RGB", (20, 30), "red").save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    assert read_picture(data).size == (20, 30)
+    for broken, words in ((b"", "is empty"), (data[:60], "damaged"), (b"GIF89 no", "that can be")):
+        with pytest.raises(ValueError, match=words):
+            read_picture(broken, "of row 3")
 
 
 def test_decompression_bomb(tmp_path):

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
+import shtab
+
 from sparevlm.commands.ask import add_ask
 from sparevlm.commands.bench import add_bench
 from sparevlm.commands.compare import add_compare
@@ -105,6 +107,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"sparevlm {_version()}")
+    shtab.add_argument_to(
+        parser, ["--print-completion"], help="print what makes a shell complete this command"
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     ask = add_ask(commands)
     add_bench(commands)

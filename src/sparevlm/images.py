@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import stat
 from os import PathLike, fspath
 from pathlib import Path
@@ -11,6 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 # Raster formats only: Pillow would start Ghostscript for an EPS file.
 FORMATS = "PNG JPEG MPO WEBP GIF BMP DIB TIFF PPM ICO TGA JPEG2000 AVIF".split()
+MAX_PIXELS = 178_956_970  # Pillow's own limit, which other libraries switch off
 MAX_RATIO = 200  # of the sides; image processors that fix the shorter one would explode above
 
 
@@ -40,10 +42,33 @@ def open_picture(path: str | PathLike[str]) -> Image.Image:
     """
     name = fspath(path)
     _check_file(name)
+    return _decoded(name, repr(name))
+
+
+def read_picture(data: bytes, name: str = "this picture") -> Image.Image:
+    """Read a picture from the bytes of a file, as `open_picture` does.
+
+    Parameters
+    ----------
+    data : bytes
+    name : str
+        What errors call it.
+
+    Raises
+    ------
+    ValueError
+        As `open_picture` does.
+    """
+    if not data:
+        raise ValueError(f"picture {name} is empty: save or download it again")
+    return _decoded(io.BytesIO(data), name)
+
+
+def _decoded(source: str | io.BytesIO, name: str) -> Image.Image:
     Image.init()
     formats = [kind for kind in FORMATS if kind in Image.OPEN]  # AVIF is optional in Pillow
     try:
-        with Image.open(name, formats=formats) as picture:
+        with Image.open(source, formats=formats) as picture:
             _check_size(picture.size, name)
             picture.load()
             return _to_rgb(_upright(picture))
@@ -51,16 +76,16 @@ def open_picture(path: str | PathLike[str]) -> Image.Image:
         raise
     except Image.DecompressionBombError:
         raise ValueError(
-            f"picture {name!r} has too many pixels to be opened safely: scale it down first"
+            f"picture {name} has too many pixels to be opened safely: scale it down first"
         ) from None
     except UnidentifiedImageError:
         raise ValueError(
-            f"{name!r} is not a picture that can be read: give a PNG, JPEG, WebP, GIF, TIFF or BMP"
+            f"{name} is not a picture that can be read: give a PNG, JPEG, WebP, GIF, TIFF or BMP"
         ) from None
     except Exception as error:  # decoders raise almost anything on damaged data
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
-            f"picture {name!r} is truncated or damaged ({reason}): save or download it again"
+            f"picture {name} is truncated or damaged ({reason}): save or download it again"
         ) from error
 
 
@@ -89,10 +114,15 @@ def _check_file(name: str) -> None:
 def _check_size(size: tuple[int, int], name: str) -> None:
     width, height = size
     if min(size) < 1:
-        raise _Refused(f"picture {name!r} has no pixels ({width} x {height}): give another one")
+        raise _Refused(f"picture {name} has no pixels ({width} x {height}): give another one")
+    if width * height > MAX_PIXELS:
+        raise _Refused(
+            f"picture {name} has too many pixels ({width} x {height}) to be opened safely: scale "
+            "it down first"
+        )
     if max(size) > MAX_RATIO * min(size):
         raise _Refused(
-            f"picture {name!r} is {width} x {height} pixels, one side more than {MAX_RATIO} times "
+            f"picture {name} is {width} x {height} pixels, one side more than {MAX_RATIO} times "
             "the other: crop it first"
         )
 

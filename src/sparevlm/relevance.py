@@ -242,6 +242,8 @@ def check_tower(clip: Any, model: Any) -> None:
 def load_clip(name: str, model: Any, *, download: bool) -> TowerScorer:
     """Load the text tower and projections of a CLIP or SigLIP for a model's vision tower.
 
+    From safetensors alone; a model that was loaded otherwise can be given instead of a name.
+
     Raises
     ------
     OSError
@@ -252,7 +254,7 @@ def load_clip(name: str, model: Any, *, download: bool) -> TowerScorer:
     from transformers import AutoModel, AutoTokenizer
 
     here = {"local_files_only": not download}
-    clip: Any = AutoModel.from_pretrained(name, **here).eval()
+    clip: Any = AutoModel.from_pretrained(name, use_safetensors=True, **here).eval()
     check_tower(clip, model)
     scorer = make_scorer(clip, AutoTokenizer.from_pretrained(name, **here))
     clip.vision_model.encoder.layers = nn.ModuleList()  # the model runs its own copy

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from sparevlm.images import open_picture
+from sparevlm.images import open_picture, read_picture
 
 COLUMNS = ("image", "question", "answer")
 
@@ -175,10 +174,7 @@ def _open(image: Any, folder: Path) -> Image.Image:
         return image.convert("RGB")
     data = image.get("bytes") if isinstance(image, dict) else image
     if isinstance(data, bytes):
-        try:
-            return Image.open(io.BytesIO(data)).convert("RGB")
-        except (OSError, ValueError) as error:
-            raise ValueError(f"its picture cannot be read ({error})") from error
+        return read_picture(data, "of this row")
     name = image.get("path") if isinstance(image, dict) else image
     if not isinstance(name, str | Path):
         raise ValueError("its image is neither a picture, nor a path, nor bytes")

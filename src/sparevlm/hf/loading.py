@@ -18,6 +18,8 @@ def load(
 ) -> tuple[Any, Any]:
     """Load a vision-language model and its processor.
 
+    Weights come from safetensors alone, and no remote code is run.
+
     Parameters
     ----------
     name : str
@@ -53,7 +55,9 @@ def load(
         dtype = torch.float32 if name == "pocket" or device == "cpu" else "auto"
     source = str(place) if local else name
     try:
-        model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype)
+        model = AutoModelForImageTextToText.from_pretrained(
+            source, dtype=dtype, use_safetensors=True
+        )
         processor = AutoProcessor.from_pretrained(source)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         reason = textwrap.shorten(str(error), 300, placeholder=" ...")

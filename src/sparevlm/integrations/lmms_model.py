@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from sparevlm.chat import tokenized
 from sparevlm.hf import load
+from sparevlm.images import open_picture
 from sparevlm.integrations.arguments import read_plan
 
 MAX_NEW_TOKENS = 128  # where a task does not say
@@ -165,8 +166,7 @@ class SpareVLM(lmms):
 def _picture(image: Any) -> Image.Image:
     if isinstance(image, Image.Image):
         return image.convert("RGB")
-    with Image.open(image) as opened:
-        return opened.convert("RGB")
+    return open_picture(image)
 
 
 def _without_pixels(chat: list[dict[str, Any]]) -> list[dict[str, Any]]:
