@@ -16,7 +16,8 @@ place=$("$bin/python" -c 'import sparevlm; print(sparevlm.__file__)')
 case $place in "$top/src"*) fail "this is the source, not what was installed: $place" ;; esac
 [[ $("$bin/sparevlm" --version) == "sparevlm 0."* ]] || fail "no version"
 [[ $("$bin/python" -m sparevlm --version) == $("$bin/sparevlm" --version) ]] || fail "no python -m"
-"$bin/sparevlm" --print-completion bash | grep -q _shtab_sparevlm || fail "no completion"
+"$bin/sparevlm" --print-completion bash > completion && source ./completion
+type _shtab_sparevlm > /dev/null || fail "no completion"
 "$bin/sparevlm" methods --json | "$bin/python" -m json.tool > /dev/null || fail "no methods"
 said=$("$bin/sparevlm" ask "$top/examples/pictograms.png" "how many right of the cow can be eaten ?" \
     --keep 12 --compare --json --save kept.png 2> /dev/null)
