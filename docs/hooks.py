@@ -24,7 +24,9 @@ def on_page_content(content: str, **_: Any) -> str:
     """Replace what arithmatex has marked."""
 
     def drawn(found: re.Match[str]) -> str:
-        display = "block" if found[2] == "[" else "inline"
-        return convert(html.unescape(found[3]).strip(), display=display)
+        formula = html.unescape(found[3]).strip()
+        if found[2] == "(":
+            return convert(formula, display="inline")
+        return f'<div class="formula">{convert(formula, display="block")}</div>'
 
     return _FORMULA.sub(drawn, content)

@@ -15,8 +15,9 @@ import torch
 
 import sparevlm
 from sparevlm import cli
+from sparevlm.evaluation.published import published
 from sparevlm.hf.families import FAMILIES, Family
-from sparevlm.methods import get_method, list_methods, method_class
+from sparevlm.methods import get_method, list_methods
 from sparevlm.methods.base import _REGISTRY
 from sparevlm.tokens import VisualTokens
 
@@ -40,8 +41,11 @@ def blocks(page: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), flags=re.S)
 
 
+# What cannot run block by block has a test of its own below; nothing needs a hub or a server.
+APART = {"adding.md"}
+
 PAGES = sorted(page.name for page in DOCS.glob("*.md"))
-RUNNING = [page for page in PAGES if blocks(page) and page != "adding.md"]
+RUNNING = [page for page in PAGES if blocks(page) and page not in APART]
 
 
 @pytest.mark.parametrize("page", RUNNING)
@@ -104,9 +108,54 @@ def test_every_page_is_in_the_menu() -> None:
 
 def test_the_api_page_has_every_public_name() -> None:
     page = (DOCS / "api.md").read_text()
-    methods = {method_class(name).__name__ for name in list_methods(inside=None)}
-    for name in set(sparevlm.__all__) - methods - {"__version__"}:
-        assert re.search(rf"^::: sparevlm(\.\w+)*\.{name}$", page, flags=re.M), name
+    assert "`sparevlm.__version__`" in page
+    for name in set(sparevlm.__all__) - {"__version__"}:
+        found = re.findall(rf"^::: sparevlm(?:\.\w+)*\.{name}$", page, flags=re.M)
+        assert len(found) == 1, name
+
+
+def table(section: str) -> list[list[str]]:
+    """The cells of the first table of a section of choosing.md, without bars and stars."""
+    text = (DOCS / "choosing.md").read_text().split(f"\n## {section}\n")[1].split("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip(" |*") for cell in row] for row in rows if "---" not in row[0]]
+
+
+def score(model: str, method: str, budget: str, benchmark: str) -> float:
+    wanted = ("CDPruner", model, method, int(budget), benchmark)
+    (found,) = (
+        cell.score
+        for cell in published()
+        if (cell.source, cell.model, cell.method, cell.budget, cell.benchmark) == wanted
+    )
+    return found
+
+
+def test_published_scores_of_choosing() -> None:
+    """They are those that `sparevlm compare` holds."""
+    (_, *methods), *chat = table("Chat and general questions")
+    seen = 0
+    for tokens, *cells in chat:
+        for method, cell in zip(methods, cells, strict=False):
+            if cell:
+                assert score("LLaVA-1.5-7B", method, tokens, "relative") == float(cell)
+                seen += 1
+    _, *documents = table("Reading, documents, charts")
+    for tokens, *cells in documents:
+        methods = ["full"] if "all" in tokens else ["CDPruner", "DivPrune", "FastV"]
+        budget = tokens.split()[0].replace(",", "")
+        for benchmark, cell in zip(("textvqa", "chartqa", "ocrbench"), cells, strict=True):
+            for method, value in zip(methods, cell.split(", "), strict=True):
+                assert score("Qwen2.5-VL-7B", method, budget, benchmark) == float(value)
+                seen += 1
+    assert seen == 22 + 30
+
+
+def test_figures_are_light() -> None:
+    figures = list((DOCS / "figures").iterdir())
+    assert sum(path.stat().st_size for path in figures) < 300_000
+    shown = "".join((DOCS / page).read_text() for page in PAGES)
+    assert all(f"(figures/{path.name})" in shown for path in figures)
 
 
 def test_the_family_of_adding() -> None:

@@ -73,8 +73,14 @@ def prune_inputs(
         What its processor gave: input_ids [B, L], attention_mask, pixel_values, labels and so on.
     padding_side : "left" or "right"
         Where rows of different length are padded: left for `generate`.
-    relevance, clip, tokenizer, question
-        See `attach`.
+    relevance : "auto", "clip", "llm" or "none"
+        What methods that look at the question compare it with, as in `attach`.
+    clip : CLIPModel, SiglipModel, TowerScorer, str or None
+        As in `attach`.
+    tokenizer : tokenizer, processor or None
+        As in `attach`.
+    question : str or None
+        As in `attach`.
 
     Returns
     -------
@@ -109,8 +115,18 @@ def preview(
     ----------
     method : PruningMethod
         One that works before the language model.
-    model, inputs, relevance, clip, tokenizer, question
-        See `prune_inputs`.
+    model
+        A supported transformers model; not changed.
+    inputs : mapping
+        As in `prune_inputs`.
+    relevance : "auto", "clip", "llm" or "none"
+        As in `attach`.
+    clip : CLIPModel, SiglipModel, TowerScorer, str or None
+        As in `attach`.
+    tokenizer : tokenizer, processor or None
+        As in `attach`.
+    question : str or None
+        As in `attach`.
 
     Returns
     -------
