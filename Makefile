@@ -108,10 +108,11 @@ bench-methods: .venv/.core ## time of every method's selection against one matri
 docs: .venv/.core ## write docs/methods.md from the docstrings
 	.venv/bin/python docs/make.py
 
+# Not --quiet: it hides warnings from --strict too.
 .PHONY: site
 site: export NO_MKDOCS_2_WARNING = 1
 site: .venv-docs/.site ## the documentation as a site, into site/; warnings are errors
-	.venv-docs/bin/python -m mkdocs build --quiet
+	.venv-docs/bin/python -m mkdocs build --strict
 
 .PHONY: format
 format: .venv/.dev ## fix what ruff can fix, and format

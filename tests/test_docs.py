@@ -100,6 +100,12 @@ def test_links_lead_somewhere(path) -> None:
             assert anchor in names, f"{target}#{anchor}"
 
 
+def test_warnings_end_the_build() -> None:
+    """MkDocs counts no warning under --quiet, whatever --strict says."""
+    (line,) = re.findall(r"-m mkdocs build(.*)", (TOP / "Makefile").read_text())
+    assert line.split() == ["--strict"]
+
+
 def test_every_page_is_in_the_menu() -> None:
     menu = (TOP / "mkdocs.yml").read_text()
     for page in [*PAGES, *(f"studies/{p.name}" for p in DOCS.glob("studies/*.md"))]:
