@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from latex2mathml.converter import convert
+from mkdocs.exceptions import PluginError
 
 _CHANGELOG = Path(__file__).parents[1] / "CHANGELOG.md"
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.S)
@@ -24,9 +25,10 @@ def on_page_content(content: str, **_: Any) -> str:
     """Replace what arithmatex has marked."""
 
     def drawn(found: re.Match[str]) -> str:
-        formula = html.unescape(found[3]).strip()
-        if found[2] == "(":
-            return convert(formula, display="inline")
-        return f'<div class="formula">{convert(formula, display="block")}</div>'
+        formula, inline = html.unescape(found[3]).strip(), found[2] == "("
+        math = convert(formula, display="inline" if inline else "block")
+        if "\\" in math:
+            raise PluginError(f"a command of this formula cannot be drawn: {formula}")
+        return math if inline else f'<div class="formula">{math}</div>'
 
     return _FORMULA.sub(drawn, content)
