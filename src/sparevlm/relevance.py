@@ -197,7 +197,8 @@ class EmbeddingScorer:
         """See `Scorer`; `ids` [M] are the token ids of the question."""
         if not len(ids):
             return None
-        return Query(features.detach(), self.embeddings(ids).to(features.device), source="llm")
+        words = self.embeddings(ids.to(features.device, non_blocking=True))
+        return Query(features.detach(), words.to(features.device), source="llm")
 
 
 def tower_name(model: Any) -> str | None:

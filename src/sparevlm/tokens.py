@@ -133,7 +133,8 @@ class VisualTokens:
     grid : (int, int) or None
         Rows and columns of patches with rows * columns = N; None where tokens form no grid.
     candidates : Tensor [N], bool, or None
-        False for separators (row ends, tile marks), which are never kept; None: all True.
+        False for separators (row ends, tile marks), which are never kept; None: all True. On the
+        CPU no one waits for it.
     query : Query or None
         For methods that need "query"; None where the prompt has no text or nothing can compare it.
     encoder_attention : Tensor [H, N], or tuple of them, or None
@@ -162,13 +163,13 @@ class VisualTokens:
 
     def candidate_features(self) -> Tensor:
         """Rows [n, D] of the tokens that may be kept."""
-        return self.features if self.candidates is None else self.features[self.candidates]
+        return self.features if self.candidates is None else self.features[self.candidate_indices()]
 
     def candidate_indices(self) -> Tensor:
         """Indices [n] of the tokens that may be kept, ascending, int64."""
         if self.candidates is None:
             return torch.arange(len(self.features), device=self.features.device)
-        return self.candidates.nonzero()[:, 0]
+        return _places(self.candidates, self.features.device)
 
     def only_candidates(self) -> VisualTokens:
         """The same picture without its separators; without a grid if there were any."""
@@ -178,6 +179,10 @@ class VisualTokens:
 
     def subset(self, at: Tensor) -> VisualTokens:
         """The tokens at a mask [N], without a grid."""
+        candidates = self.candidates
+        if candidates is not None:
+            candidates = candidates[at.to(candidates.device)]
+        at = _places(at, self.features.device)
         given = self.encoder_attention
         attention: tuple[Tensor, ...] | None = None
         if given is not None:
@@ -186,7 +191,7 @@ class VisualTokens:
         query, projector = self.query, self.projector
         return VisualTokens(
             features=self.features[at],
-            candidates=None if self.candidates is None else self.candidates[at],
+            candidates=candidates,
             query=None if query is None else replace(query, patches=query.patches[at]),
             encoder_attention=attention,
             encoder_keys=None if self.encoder_keys is None else self.encoder_keys[at],
@@ -242,6 +247,11 @@ class VisualTokens:
         return states if self.projector is None else self.projector(states)
 
 
+def _places(mask: Tensor, device: torch.device) -> Tensor:
+    """Where a mask [N] is True, ascending, on a device; a mask on the CPU is not waited for."""
+    return mask.nonzero()[:, 0].to(device, non_blocking=True)
+
+
 def _per_token(values: Tensor, name: str, n: int, axis: int) -> Tensor:
     if values.shape[axis] != n:
         raise ValueError(
@@ -281,8 +291,8 @@ def joined(pictures: list[VisualTokens]) -> VisualTokens:
     candidates = None
     if any(picture.candidates is not None for picture in pictures):
         candidates = torch.cat([
-            torch.ones(len(p), dtype=torch.bool, device=p.features.device)
-            if p.candidates is None else p.candidates for p in pictures
+            torch.ones(len(p), dtype=torch.bool)
+            if p.candidates is None else p.candidates.cpu() for p in pictures
         ])  # fmt: skip
     return VisualTokens(
         features=together("features"),
@@ -331,30 +341,47 @@ class Reduction:
         if len(candidates) == n:
             return self
 
-        def spread(values: Tensor | None, fill: Any) -> Tensor | None:
+        def spread(values: Tensor | None, fill: Tensor | None) -> Tensor | None:
             if values is None:
                 return None
-            return values.new_full((n,), fill).index_copy(0, candidates, values)
+            rest = values.new_zeros(n) if fill is None else fill.repeat(n)
+            return rest.index_copy(0, candidates, values)
 
         return replace(
             self,
             indices=candidates[self.indices],
             order=None if self.order is None else candidates[self.order],
-            scores=None if self.scores is None else spread(self.scores, float(self.scores.min())),
-            weights=spread(self.weights, 0.0),
+            scores=None if self.scores is None else spread(self.scores, self.scores.min()),
+            weights=spread(self.weights, None),
         )
 
 
 def check_reduction(found: Any, tokens: VisualTokens, who: str) -> None:
     """Raise ValueError where a method broke the contract of `Reduction`."""
+    check_form(found, tokens, who)
+    check_indices(found.indices, tokens, who)
+
+
+def check_form(found: Any, tokens: VisualTokens, who: str) -> None:
+    """The part of `check_reduction` that no value is read for."""
     if not isinstance(found, Reduction):
         raise ValueError(f"{who}.reduce gave {type(found).__name__}: it must give a Reduction")
-    indices, n = found.indices, len(tokens)
+    indices = found.indices
     if indices.ndim != 1 or indices.dtype != torch.int64:
         raise ValueError(
             f"{who}.reduce gave indices of shape {list(indices.shape)} and {indices.dtype}: "
             "they must be [k] and int64"
         )
+    rows, size = found.features, (len(indices), tokens.features.shape[1])
+    if rows is not None and tuple(rows.shape) != size:
+        raise ValueError(
+            f"{who}.reduce gave features of shape {list(rows.shape)}: they must be {list(size)}"
+        )
+
+
+def check_indices(indices: Tensor, tokens: VisualTokens, who: str) -> None:
+    """The part of `check_reduction` that looks at the indices, on any device."""
+    n = len(tokens)
     inside = len(indices) == 0 or bool(
         (indices[0] >= 0) & (indices[-1] < n) & (indices[1:] > indices[:-1]).all()
     )
@@ -362,10 +389,6 @@ def check_reduction(found: Any, tokens: VisualTokens, who: str) -> None:
         raise ValueError(
             f"{who}.reduce gave indices that are not ascending, distinct and in [0, {n})"
         )
-    if tokens.candidates is not None and not bool(tokens.candidates[indices].all()):
+    candidates = tokens.candidates
+    if candidates is not None and not bool(candidates[indices.to(candidates.device)].all()):
         raise ValueError(f"{who}.reduce kept a separator: keep only tokens.candidates")
-    rows, size = found.features, (len(indices), tokens.features.shape[1])
-    if rows is not None and tuple(rows.shape) != size:
-        raise ValueError(
-            f"{who}.reduce gave features of shape {list(rows.shape)}: they must be {list(size)}"
-        )

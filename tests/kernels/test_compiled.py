@@ -26,13 +26,19 @@ def compiled() -> list[dict]:
 
 
 def test_every_kernel_compiles(compiled) -> None:
-    assert len(compiled) == len(TARGETS) * (3 * 2 + 4)
+    assert len(compiled) == len(TARGETS) * (3 * 2 + 3 * 4)
     assert all(kernel["code"] > 1000 for kernel in compiled)
 
 
 def test_shared_memory_suffices(compiled) -> None:
     for kernel in compiled:
         assert kernel["shared"] <= TARGETS[kernel["target"]], kernel
+
+
+def test_registers_suffice(compiled) -> None:
+    """At the sizes of LLaVA-1.5 and LLaVA-NeXT; at 8,192 tokens a few go to memory."""
+    for kernel in compiled:
+        assert kernel["spilled"] == 0 or kernel["of"] == "8192", kernel
 
 
 def test_half_precision_products_use_tensor_cores(compiled) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from sparevlm.selection import pivoting, select
+from sparevlm.methods import get_method
+from sparevlm.selection import cosine_distances, greedy, max_coverage, max_min, pivoting, select
+from sparevlm.tokens import Query, VisualTokens
 from tests.selection.data import gaussian, uniform
 
 WAITS = ("_local_scalar_dense", "is_nonzero", "nonzero", "equal", "item")
@@ -37,16 +40,21 @@ class Operations(TorchDispatchMode):
         return sum(self.of[name] for name in WAITS)
 
 
-def operations(features: torch.Tensor, k: int, **given: Any) -> Operations:
+def during(call: Callable[[], object]) -> Operations:
     with Operations() as seen:
-        select(features, k, **given)
+        call()
     return seen
+
+
+def operations(features: torch.Tensor, k: int, **given: Any) -> Operations:
+    return during(lambda: select(features, k, **given))
 
 
 @pytest.fixture
 def fused(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """`select` takes the kernels, and notes what it launches."""
+    """Selections take the kernels, and note what they launch."""
     from sparevlm.kernels import gram
+    from sparevlm.kernels import greedy as loops
     from sparevlm.kernels import pivoting as kernel
 
     launched: list[str] = []
@@ -69,6 +77,8 @@ def fused(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     noting(gram, "_row_sizes")
     noting(gram, "_gram")
     noting(kernel, "_pivot")
+    noting(loops, "_greedy")
+    monkeypatch.setattr(greedy, "usable", lambda _: True)
     monkeypatch.setattr(pivoting, "usable", lambda _: True)
     monkeypatch.setattr(pivoting, "_wants_gram", lambda *_: True)
     monkeypatch.setattr(pivoting, "_chunks", lambda images, _: [(0, len(images))])  # as on a GPU
@@ -91,6 +101,47 @@ def test_operations_do_not_grow(fused) -> None:
     x = gaussian(1, 40, 24, dtype=torch.float32)
     assert operations(x, 4).all == operations(x, 24).all
     assert operations(x, 4).all == operations(x.repeat(3, 1, 1), 4).all
+
+
+@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize("k", [1, 4, 40])
+def test_one_launch_for_max_min(fused, images, k) -> None:
+    distances = torch.stack([cosine_distances(x.float()) for x in gaussian(images, 40, 24)])
+    first = uniform(images, 40).float()
+    seen = during(lambda: max_min(distances, k, first))
+    assert fused == ["_greedy"]
+    assert seen.all <= 2 and seen.waits == 0
+
+
+@pytest.mark.parametrize("k", [1, 4, 40])
+def test_one_launch_for_coverage(fused, k) -> None:
+    alike = 1 - cosine_distances(gaussian(40, 24, dtype=torch.float32))
+    seen = during(lambda: max_coverage(alike, k))
+    assert fused == ["_greedy"]
+    assert seen.all <= 12 and seen.waits == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "kernels", "small", "waits"),
+    [
+        ("cdpruner", ["_row_sizes", "_gram", "_pivot"], 62, 3),  # weights by the question
+        ("divprune", ["_greedy"], 23, 1),
+        ("k-center", ["_greedy"], 21, 2),
+        ("mmtok", ["_greedy"], 61, 4),  # features, states, patches and texts are looked at
+        ("scope", ["_greedy"], 33, 2),
+    ],
+)
+def test_launches_of_a_method(fused, name, kernels, small, waits) -> None:
+    x, texts = (gaussian(n, 24, seed=n, dtype=torch.float32) for n in (40, 3))
+    tokens = VisualTokens(
+        x, query=Query(x, texts), encoder_attention=uniform(4, 40, seed=1).float()
+    )
+    for k in (4, 39):
+        fused.clear()
+        seen = during(lambda k=k: get_method(name, keep=k).reduce(tokens))
+        assert fused == kernels
+        assert seen.all <= small
+        assert seen.waits == waits
 
 
 @pytest.mark.parametrize(("n", "d"), [(200, 64), (900, 600)])

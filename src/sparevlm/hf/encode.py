@@ -114,6 +114,9 @@ def encode(
     if device.type != "meta":  # offloaded weights come, and inputs go, when a layer runs
         # As generate does with inputs left on the CPU.
         arguments[name] = arguments[name].to(device)
+    for sizes in ("image_sizes", "batch_num_images"):  # stock looks at those of each picture
+        if isinstance(arguments.get(sizes), Tensor):
+            arguments[sizes] = arguments[sizes].cpu()
     layer = _feature_layer(model, kwargs)
     stated = hidden or "projector" in needs
     wanted = {"output_hidden_states": True} if stated else {}
@@ -121,6 +124,7 @@ def encode(
     with capture, _weights_here(model.base_model), _said_plainly(family, modality):
         output = encoder(**arguments, **wanted, return_dict=True)
     pixels, grids = arguments[name], arguments.get(modality.grids)
+    grids = None if grids is None else grids.cpu()
     if modality is IMAGE:
         features, levels = _pictures(family, output, runs)
         sources = list(range(len(features)))
@@ -137,13 +141,16 @@ def encode(
         for i, more in enumerate(fields):
             more["encode"] = _smaller(encoder, arguments, i, patch)
     lines = family.newline and modality is IMAGE
-    ends = video_ends(features) if grids is None and modality is not IMAGE else None
+    candidates: list[Tensor | None] = [None] * len(features)
+    if lines:
+        candidates = _candidates(features)
+    elif grids is None and modality is not IMAGE:
+        candidates = video_ends(features)
     tokens = []
     for i, rows in enumerate(features):
         size = grids[sources[i]] if grids is not None else None
         grid = patch_grid(family, model, len(rows), size, lines=lines)
-        candidates = _candidates(rows) if lines else (ends[i] if ends else None)
-        tokens.append(VisualTokens(rows.detach(), grid, candidates, **fields[i]))
+        tokens.append(VisualTokens(rows.detach(), grid, candidates[i], **fields[i]))
     stacked = pixels.ndim == 5 and pixels.shape[0] * pixels.shape[1] == len(features)
     return Encoded(
         modality=modality,
@@ -155,7 +162,7 @@ def encode(
         sources=sources,
         used=used,
         tiles=pixels.shape[1] if stacked else None,
-        tile_of=tile_numbers(model, arguments, [picture.candidates for picture in tokens])
+        tile_of=tile_numbers(model, arguments, candidates)
         if packed and method.per == "tile"
         else None,
     )
@@ -219,9 +226,10 @@ def _by_run(features: list[Tensor], runs: tuple[list[int], ...]) -> list[Tensor]
     return features if fitting is None else list(rows.split(fitting))
 
 
-def _candidates(rows: Tensor) -> Tensor:
-    """False for the rows [N, D] that end a line of patches: those equal to the last."""
-    return ~(rows.detach() == rows.detach()[-1]).all(1)
+def _candidates(features: list[Tensor]) -> list[Tensor | None]:
+    """False for the rows [N, D] that end a line of patches: those equal to the last; on the CPU."""
+    ends = torch.cat([(rows == rows[-1]).all(1) for rows in features])
+    return list((~ends.cpu()).split([len(rows) for rows in features]))
 
 
 def _feature_layer(model: Any, kwargs: dict[str, Any]) -> int:

@@ -25,12 +25,9 @@ def frames_of(
 
 
 def video_ends(frames: list[Tensor]) -> list[Tensor | None]:
-    """False for what stands after the last frame of a video, in frames of equal size."""
+    """False for what stands after the last of the frames of equal size; on the CPU."""
     rows = min((len(frame) for frame in frames), default=0)
-    return [
-        torch.arange(len(frame), device=frame.device) < rows if len(frame) > rows else None
-        for frame in frames
-    ]
+    return [torch.arange(len(frame)) < rows if len(frame) > rows else None for frame in frames]
 
 
 def deeper(output: Any) -> list[list[Tensor]]:

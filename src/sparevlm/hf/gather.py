@@ -25,6 +25,11 @@ class Columns:
     index: Tensor
     real: Tensor | None
 
+    def to(self, device: torch.device) -> Columns:
+        """The same on a device that need not be waited for."""
+        real = None if self.real is None else self.real.to(device, non_blocking=True)
+        return Columns(self.index.to(device, non_blocking=True), real)
+
     def take(self, values: Tensor, fill: int) -> Tensor:
         """Values [B or 1, L] -> [B, L'], with `fill` where a row was padded; [A, B, L] too."""
         if values.ndim == 3:

@@ -32,6 +32,8 @@ def axes_positions(
         `image_grid_thw`, `video_grid_thw` and `second_per_grid_ts` of what is in `ids`.
     start : int or Tensor [B, 1]
         Position of the first token.
+
+    All tensors are best on the CPU: the model looks at each picture's.
     """
     if not bool(types.any()):
         return default_positions(ids, mask, start).expand(3, *ids.shape)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -15,19 +14,36 @@ from sparevlm.hf.encode import Encoded
 from sparevlm.hf.families import Family, patch_grid
 from sparevlm.hf.guidance import Guidance
 from sparevlm.hf.media import IMAGE, mark
-from sparevlm.hf.report import ImageReport
+from sparevlm.hf.report import ImageReport, Timer
 from sparevlm.tokens import (
     Query,
     Reduction,
     Residual,
     VisualTokens,
-    check_reduction,
+    check_form,
+    check_indices,
     is_integer,
     joined,
 )
 
 if TYPE_CHECKING:
     from sparevlm.methods.base import PruningMethod
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What is left of one picture.
+
+    Attributes
+    ----------
+    reduction : Reduction or None
+        None: all of it.
+    columns : Tensor [k]
+        On the CPU.
+    """
+
+    reduction: Reduction | None
+    columns: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +54,7 @@ class Picture:
     ----------
     row : int
     columns : Tensor [N]
+        On the CPU.
     features : Tensor [N, D]
     tokens : VisualTokens
     hidden : Tensor [N, C] or None
@@ -57,16 +74,17 @@ class Picture:
     entry: int
 
     def at(self, mask: Tensor, grid: tuple[int, int] | None) -> Picture:
-        """The part of it at a mask [N], with its own grid."""
+        """The part of it at a mask [N] on the CPU, with its own grid."""
+        there = mask.nonzero()[:, 0].to(self.features.device, non_blocking=True)
         tokens = self.tokens.subset(mask)
         if tokens.candidates is not None and bool(tokens.candidates.all()):
             tokens = replace(tokens, grid=grid, candidates=None)
         return replace(
             self,
             columns=self.columns[mask],
-            features=self.features[mask],
+            features=self.features[there],
             tokens=tokens,
-            hidden=None if self.hidden is None else self.hidden[mask],
+            hidden=None if self.hidden is None else self.hidden[there],
         )
 
     @property
@@ -102,8 +120,8 @@ def locate(
 ) -> list[Picture]:
     """Find the columns of each encoded entry; those before column `start` are left out.
 
-    ids [B, L] are the prompts; placeholders [B, L], bool, those of the modality. `tiles`: each tile
-    by itself, where a picture comes as several.
+    ids [B, L] are the prompts, placeholders [B, L], bool, those of the modality; both on the CPU.
+    `tiles`: each tile by itself, where a picture comes as several.
     """
     length = placeholders.shape[1]
     given, unit = encoded.count, encoded.modality.unit
@@ -136,7 +154,7 @@ def locate(
         tile = Picture(row, columns, features, encoded.tokens[i], hidden, encoded, i)
         begins = encoded.tiles is not None and i % encoded.tiles == 0
         if encoded.tile_of is not None:
-            numbers = encoded.tile_of[i].to(columns.device)
+            numbers = encoded.tile_of[i]
             for number in numbers.unique():
                 part = numbers == number
                 found.append(tile.at(part, patch_grid(family, model, int(part.sum()))))
@@ -174,7 +192,7 @@ def runs_of(placeholders: Tensor) -> list[int]:
     for row in placeholders:
         places = row.nonzero()[:, 0]
         breaks = (places.diff() > 1).nonzero()[:, 0] + 1
-        found += [len(part) for part in places.tensor_split(breaks.cpu()) if len(part)]
+        found += [len(part) for part in places.tensor_split(breaks) if len(part)]
     return found
 
 
@@ -184,43 +202,58 @@ def reduce_pictures(
     pictures: list[Picture],
     ids: Tensor,
     words: Tensor,
-) -> tuple[list[Reduction | None], list[ImageReport]]:
-    """Reduce each picture, or all pictures and frames of a prompt together; None: keep all of it.
+) -> tuple[list[Kept], list[ImageReport]]:
+    """Reduce each picture, or all pictures and frames of a prompt together.
 
     ids [B, L] are the prompts, words [B, L] True where a token is neither placeholder nor padding.
+    The host reads what was kept once, of all pictures.
     """
-    groups: list[list[int]] = []
-    for i, picture in enumerate(pictures):
-        joint = method.per == "prompt" and groups and pictures[groups[-1][0]].row == picture.row
-        if joint:
-            groups[-1].append(i)
+    groups: list[list[Picture]] = []
+    for picture in pictures:
+        if method.per == "prompt" and groups and groups[-1][0].row == picture.row:
+            groups[-1].append(picture)
         else:
-            groups.append([i])
-    reductions: list[Reduction | None] = [None] * len(pictures)
-    report = []
-    for group in groups:
-        members = [pictures[i] for i in group]
-        row, kind = members[0].row, members[0].encoded.modality.name
-        sizes = [len(p.features) for p in members]
-        tokens = joined([picture.tokens for picture in members])
-        if _keeps_all(method, tokens):
-            report.append(ImageReport.untouched(tokens, row, kind, tuple(sizes)))
+            groups.append([picture])
+    tokens = [joined([picture.tokens for picture in group]) for group in groups]
+    found: list[Reduction | None] = [None] * len(groups)
+    timers = [Timer(seen.features.device) for seen in tokens]
+    who = type(method).__name__
+    for i, group in enumerate(groups):
+        if _keeps_all(method, tokens[i]):
             continue
-        began = time.perf_counter()
-        if guidance is not None:
-            prompt = ids[row][words[row]]
-            queries = [guidance.query(p.tokens.features, p.hidden, prompt) for p in members]
-            tokens = replace(tokens, query=_joined(queries))
-        with torch.no_grad():
-            found = method.reduce(tokens)
-        check_reduction(found, tokens, type(method).__name__)
-        spent = (time.perf_counter() - began) * 1000
-        parts = _split(found, sizes)
-        shares = tuple(len(part.indices) for part in parts)
-        report.append(ImageReport.of(tokens, found, spent, row, kind, shares))
-        for i, part in zip(group, parts, strict=True):
-            reductions[i] = part
-    return reductions, report
+        with timers[i]:
+            if guidance is not None:
+                row = group[0].row
+                prompt = ids[row][words[row]]
+                queries = [guidance.query(p.tokens.features, p.hidden, prompt) for p in group]
+                tokens[i] = replace(tokens[i], query=_joined(queries))
+            with torch.no_grad():
+                found[i] = method.reduce(tokens[i])
+        check_form(found[i], tokens[i], who)
+    indices = _on_host([one.indices for one in found if one is not None])
+    kept, report = [], []
+    for group, seen, one, timer in zip(groups, tokens, found, timers, strict=True):
+        row, kind = group[0].row, group[0].encoded.modality.name
+        sizes = [len(picture.features) for picture in group]
+        if one is None:
+            kept += [Kept(None, picture.columns) for picture in group]
+            report.append(ImageReport.untouched(seen, row, kind, tuple(sizes)))
+            continue
+        here = indices.pop(0)
+        check_indices(here, seen, who)
+        parts = _split(one, here, sizes)
+        pairs = zip(group, parts, strict=True)
+        kept += [Kept(part, picture.columns[at]) for picture, (part, at) in pairs]
+        shares = tuple(len(at) for _, at in parts)
+        report.append(ImageReport.of(seen, one, timer, row, kind, shares))
+    return kept, report
+
+
+def _on_host(indices: list[Tensor]) -> list[Tensor]:
+    """Copies on the CPU, by one transfer."""
+    if not indices:
+        return []
+    return list(torch.cat(indices).cpu().split([len(part) for part in indices]))
 
 
 def spoken(types: Tensor, mask: Tensor | None, pictures: list[Picture]) -> Tensor:
@@ -252,41 +285,43 @@ def _joined(queries: list[Query | None]) -> Query | None:
     return Query(torch.cat([q.patches for q in there]), there[0].texts, there[0].source)
 
 
-def _split(found: Reduction, sizes: list[int]) -> list[Reduction]:
-    """The reduction of several pictures together, cut at their borders."""
+def _split(found: Reduction, indices: Tensor, sizes: list[int]) -> list[tuple[Reduction, Tensor]]:
+    """The reduction of several pictures together, cut at their borders, and the indices of each.
+
+    `indices` are those of `found`, on the CPU.
+    """
     if len(sizes) == 1:
-        return [found]
+        return [(found, indices)]
     parts, first = [], 0
     for size in sizes:
-        inside = (found.indices >= first) & (found.indices < first + size)
-        rows = None if found.features is None else found.features[inside]
-        parts.append(Reduction(found.indices[inside] - first, rows))
+        begin, end = torch.searchsorted(indices, torch.tensor([first, first + size])).tolist()
+        rows = None if found.features is None else found.features[begin:end]
+        part = Reduction(found.indices[begin:end] - first, rows)
+        parts.append((part, indices[begin:end] - first))
         first += size
     return parts
 
 
-def reduced(encoded: Encoded, pictures: list[Picture], reductions: list[Reduction | None]) -> Any:
+def reduced(encoded: Encoded, pictures: list[Picture], kept: list[Kept]) -> Any:
     """The encoder's output with what is left of `pictures`, all of which come from it."""
-    untouched = all(found is None for found in reductions)
+    untouched = all(one.reduction is None for one in kept)
     if untouched and sum(len(picture.features) for picture in pictures) == encoded.count:
         return copy.copy(encoded.output)
-    deep = [features_by_row(pictures, reductions, level) for level in encoded.levels]
-    return encoded.with_features(features_by_row(pictures, reductions), deep)
+    deep = [features_by_row(pictures, kept, level) for level in encoded.levels]
+    return encoded.with_features(features_by_row(pictures, kept), deep)
 
 
-def features_by_row(
-    pictures: list[Picture], reductions: list[Reduction | None], level: Any = None
-) -> list[Tensor]:
+def features_by_row(pictures: list[Picture], kept: list[Kept], level: Any = None) -> list[Tensor]:
     """Kept features, one entry a prompt; of a deeper `level`, which has the encoder's entries."""
     rows: dict[int, list[tuple[Tensor, Tensor]]] = {}
-    for picture, found in zip(pictures, reductions, strict=True):
-        kept = picture.features if level is None else level[picture.entry]
+    for picture, one in zip(pictures, kept, strict=True):
+        features = picture.features if level is None else level[picture.entry]
+        found = one.reduction
         if found is not None and found.features is not None and level is None:
-            kept = found.features.to(kept.dtype)
+            features = found.features.to(features.dtype)
         elif found is not None:
-            kept = kept[found.indices]
-        columns = picture.columns if found is None else picture.columns[found.indices]
-        rows.setdefault(picture.row, []).append((columns, kept))
+            features = features[found.indices]
+        rows.setdefault(picture.row, []).append((one.columns, features))
     return [_in_order(parts) for parts in rows.values()]
 
 
@@ -294,5 +329,8 @@ def _in_order(parts: list[tuple[Tensor, Tensor]]) -> Tensor:
     """Features in the order of their columns; tiles that lie side by side take turns."""
     if len(parts) == 1:
         return parts[0][1]
-    order = torch.cat([columns for columns, _ in parts]).argsort()
-    return torch.cat([kept for _, kept in parts])[order]
+    columns = torch.cat([columns for columns, _ in parts])
+    features = torch.cat([rows for _, rows in parts])
+    if bool((columns.diff() > 0).all()):
+        return features
+    return features[columns.argsort().to(features.device, non_blocking=True)]

@@ -30,7 +30,7 @@ def shorten(
     kwargs : dict
         Arguments of the call; not changed.
     keep : Tensor [B, L], bool
-        Columns of `input_ids` that stay.
+        Columns of `input_ids` that stay; on the CPU.
     prefix : Prefix or None
         What the cache holds; goes in front as it was.
     original : bool
@@ -55,7 +55,8 @@ def shorten(
     rows, length = ids.shape
     if mask is not None:
         mask = mask[:, mask.shape[1] - length :]
-    kept = _columns(keep, mask, prefix, side)
+    seen = None if mask is None else mask.cpu()
+    kept = _columns(keep, seen, prefix, side).to(ids.device)
 
     out = {name: value for name, value in kwargs.items() if name != "position_ids"}
     out["input_ids"] = new_ids = kept.take(ids, pad)
@@ -73,7 +74,7 @@ def shorten(
     elif given is not None:
         base = given[..., given.shape[-1] - length :].expand(rows, -1)
     before = prefix.dropped if prefix else torch.zeros_like(ids[:, 0])
-    gone = (~keep).long()
+    gone = (~keep).long().to(ids.device, non_blocking=True)
     positions = None
     if original:
         positions = kept.take(base, 0)

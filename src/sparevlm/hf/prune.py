@@ -203,7 +203,9 @@ def shrink(
         return Shrunk(kwargs)  # no pictures, so nothing of ours
     if "mm_encoder_outputs" in kwargs:
         return Shrunk(kwargs)
-    types = token_types(family, model, ids)
+    # What is worked out about columns is worked out on the CPU: on a GPU each look would wait.
+    told, seen = ids.cpu(), None if mask is None else mask.cpu()
+    types = token_types(family, model, told)
     placeholders = placeholder_ids(family, model)
     prefix = cached_prefix(kwargs.get("past_key_values"), ids, mask, placeholders, whole=whole)
     start = prefix.columns if prefix else 0
@@ -222,7 +224,7 @@ def shrink(
             encodings.append(_encode(method, model, family, guidance, modality, given, runs))
         else:  # all of them lie in the cache
             kwargs = {name: value for name, value in kwargs.items() if name != modality.pixels}
-    keep = torch.ones_like(ids, dtype=torch.bool)
+    keep = torch.ones_like(told, dtype=torch.bool)
     report: list[ImageReport] = []
     if encodings:
         tiles = method.per == "tile"
@@ -230,30 +232,29 @@ def shrink(
             picture
             for found in encodings
             for picture in locate(
-                model, family, found, ids, types == found.modality.code, start, tiles=tiles
+                model, family, found, told, types == found.modality.code, start, tiles=tiles
             )
         ]
         pictures.sort(key=lambda picture: (picture.row, int(picture.columns[0])))
-        words = spoken(types, mask, pictures)
-        reductions, report = reduce_pictures(method, guidance, pictures, ids, words)
+        words = spoken(types, seen, pictures)
+        left, report = reduce_pictures(method, guidance, pictures, told, words)
         if len(report) == len(pictures):
             for picture, one in zip(pictures, report, strict=True):
                 one.pixels = _pixels(picture, given)
-        pairs = list(zip(pictures, reductions, strict=True))
-        for picture, found in pairs:
-            if found is not None:
+        pairs = list(zip(pictures, left, strict=True))
+        for picture, kept in pairs:
+            if kept.reduction is not None:
                 # With what stands between its placeholders: marks of lines and tiles.
                 keep[picture.row, picture.columns[0] : picture.columns[-1] + 1] = False
-        for picture, found in pairs:  # tiles may lie side by side
-            at = slice(None) if found is None else found.indices.to(keep.device)
-            keep[picture.row, picture.columns[at]] = True
+        for picture, kept in pairs:  # tiles may lie side by side
+            keep[picture.row, kept.columns] = True
         used = {name for found in encodings for name in found.used}
         kwargs = {name: value for name, value in kwargs.items() if name not in used}
         kwargs["mm_encoder_outputs"] = {}
         for encoded in encodings:
             mine = [pair for pair in pairs if pair[0].encoded is encoded]
-            if any(found is None or len(found.indices) for _, found in mine):
-                output = reduced(encoded, [p for p, _ in mine], [found for _, found in mine])
+            if any(len(kept.columns) for _, kept in mine):
+                output = reduced(encoded, [p for p, _ in mine], [kept for _, kept in mine])
                 kwargs["mm_encoder_outputs"][encoded.modality.name] = output
     begun = prefix is not None and bool(prefix.dropped.any())
     if bool(keep.all()) and not begun:
@@ -271,13 +272,14 @@ def shrink(
                 f"{family.name} places tokens by time, row and column, which cannot be renumbered: "
                 'use positions="original", and in generate the cache'
             )
-        new = ids[:, start:]
-        seen = None if mask is None else mask[:, mask.shape[1] - new.shape[1] :]
+        new = told[:, start:]
+        seen = None if seen is None else seen[:, seen.shape[1] - new.shape[1] :]
         places = _places(given, encodings, pictures) if encodings else {}
-        begin = prefix.start[:, None] if prefix else 0
+        begin = prefix.start[:, None].cpu() if prefix else 0
         codes = tuple(found.modality.code for found in encodings)
         kinds = types[:, start:] * is_any_of(types[:, start:], codes)  # a model may say others
         axes = axes_positions(model, new, kinds, seen, places, begin)
+        axes = axes.to(ids.device, non_blocking=True)
     pad = _pad_id(model, placeholders)
     kwargs, memory = shorten(kwargs, keep, prefix, original=original, side=side, pad=pad, axes=axes)
     return Shrunk(kwargs, report, memory)
@@ -326,9 +328,9 @@ def _places(
     places = {}
     for encoded in encodings:
         sources = sorted({p.source for p in pictures if p.encoded is encoded})
-        places[encoded.modality.grids] = kwargs[encoded.modality.grids][sources]
+        places[encoded.modality.grids] = kwargs[encoded.modality.grids].cpu()[sources]
         if encoded.modality is VIDEO and _TIMES in kwargs:
-            places[_TIMES] = torch.as_tensor(kwargs[_TIMES])[sources]
+            places[_TIMES] = torch.as_tensor(kwargs[_TIMES]).cpu()[sources]
     return places
 
 

@@ -2,13 +2,65 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sparevlm.selection import reconstruction_curve, reconstruction_error, svd_bound
 from sparevlm.tokens import Reduction, VisualTokens
+
+
+class Timer:
+    """Times a block: wall time, or on a CUDA device that of its stream, which is read later."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._found: float | None = None
+
+    def __enter__(self) -> Timer:
+        self._began = self._now()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended = self._now()
+
+    def _now(self) -> Any:
+        if self._device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+    @property
+    def milliseconds(self) -> float:
+        """How long it took; waits for a device where that is not known yet."""
+        if self._found is None:
+            if self._device.type == "cuda":
+                self._ended.synchronize()
+                self._found = float(self._began.elapsed_time(self._ended))
+            else:
+                self._found = 1e3 * (self._ended - self._began)
+            del self._began, self._ended
+        return self._found
+
+    def __reduce__(self) -> tuple[type[float], tuple[float]]:
+        return float, (self.milliseconds,)  # events cannot be copied
+
+
+class _Read:
+    """A field that is given a number or a `Timer`, and reads as a number."""
+
+    def __get__(self, report: Any, owner: Any = None) -> float:
+        if report is None:
+            raise AttributeError  # the field has no default
+        given = vars(report)["milliseconds"]
+        return given.milliseconds if isinstance(given, Timer) else given
+
+    def __set__(self, report: Any, given: float | Timer) -> None:
+        vars(report)["milliseconds"] = given
 
 
 @dataclass(eq=False)
@@ -24,7 +76,7 @@ class ImageReport:
     indices : Tensor [after], int64
         Kept tokens, ascending.
     milliseconds : float
-        Wall time of the selection, relevance included; on a GPU as far as the host waited for it.
+        Time of the selection, relevance included: wall time, on a CUDA device its stream's.
     order : Tensor [after] or None
         Kept tokens in the order picked.
     curve : Tensor [after + 1] or None
@@ -53,7 +105,7 @@ class ImageReport:
     before: int
     after: int
     indices: Tensor = field(repr=False)
-    milliseconds: float
+    milliseconds: _Read = _Read()
     order: Tensor | None = field(default=None, repr=False)
     curve: Tensor | None = field(default=None, repr=False)
     scores: Tensor | None = field(default=None, repr=False)
@@ -118,7 +170,7 @@ class ImageReport:
         cls,
         tokens: VisualTokens,
         found: Reduction,
-        milliseconds: float,
+        timer: Timer,
         row: int,
         kind: str,
         shares: tuple[int, ...],
@@ -128,7 +180,7 @@ class ImageReport:
             before=len(tokens),
             after=len(found.indices),
             indices=found.indices,
-            milliseconds=milliseconds,
+            milliseconds=timer,
             order=found.order,
             curve=found.residual,
             scores=found.scores,

@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from .gram import BAD, scaled_gram
-
-
-@dataclass(frozen=True)
-class Shape:
-    """How one program works on an image: columns, rows of the factor read at once, warps."""
-
-    block: int
-    rows: int
-    warps: int
-
-
-def launch_shape(n: int) -> Shape:
-    """For images of n tokens. All columns stay in registers: 16 a thread for a chunk of rows."""
-    block = triton.next_power_of_2(n)
-    return Shape(block, max(1, min(8, 16384 // block)), max(4, min(32, block // 128)))
+from .loop import launch_shape, lowest
 
 
 class PivotedRun:
@@ -113,38 +97,38 @@ def _pivot(
     image = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < n
-    at = image * n + columns
+    for_image = image * n
     gram += image * n * n
     factor = factors + image * k * n
     energy = energies + image * (k + 1)
     order = orders + image * k
 
     # The scale that brings the largest norm to about 1 is a power of two, and changes no selection.
-    norm = tl.load(size + at, mask=inside, other=0.0)
+    norm = tl.load(size + for_image + columns, mask=inside, other=0.0)
     largest = tl.max(norm, 0)
     exponents = (largest.to(tl.int64, bitcast=True) >> 52) - 1023
     exponents = tl.where(largest == 0, 0, exponents)
     scale = ((1023 - exponents) << 52).to(tl.float64, bitcast=True)
     norm = norm * scale
     # What a row of the Gram matrix is to be multiplied by: weight, and the row's own scale.
-    power = tl.load(exponent + at, mask=inside, other=0)
+    power = tl.load(exponent + for_image + columns, mask=inside, other=0)
     power = tl.where(power == BAD, 0, power)
     lift = ((power.to(tl.int64) + 1023) << 52).to(tl.float64, bitcast=True)
     if WEIGHTED:
-        lift = lift * tl.load(weights + at, mask=inside, other=0.0)
+        lift = lift * tl.load(weights + for_image + columns, mask=inside, other=0.0)
     lift = tl.where(norm > 0, lift * scale, 0.0).to(tl.float32)
 
     initial = norm.to(tl.float32) * norm.to(tl.float32)
     floor = tl.max(initial, 0) * rank_floor
+    total = tl.sum(initial, 0)
     t = tl.load(done + image)
     if t == 0:
         value = tl.where(inside, initial, -1.0)
         left = tl.where(inside, norm, -1.0)
-        tl.store(energy, tl.sum(initial, 0))
+        tl.store(energy, total)
     else:
-        value = tl.load(values + at, mask=inside, other=-1.0)
-        left = tl.load(lefts + at, mask=inside, other=-1.0)
-    total = tl.sum(initial, 0)
+        value = tl.load(values + for_image + columns, mask=inside, other=-1.0)
+        left = tl.load(lefts + for_image + columns, mask=inside, other=-1.0)
     rest = tl.sum(tl.where(inside, value, 0.0), 0)
 
     # At least one token, as long as the tolerance is not reached.
@@ -152,7 +136,7 @@ def _pivot(
     while going:
         best = tl.max(value, 0)
         if best > floor:
-            pick = tl.min(tl.where(value >= best * near, columns, BLOCK), 0)
+            pick = lowest(value, best * near, columns, BLOCK)
             chosen = columns == pick
             own = tl.sum(tl.where(chosen, value, 0.0), 0)
             row = tl.load(gram + pick.to(tl.int64) * n + columns, mask=inside, other=0.0)
@@ -173,13 +157,13 @@ def _pivot(
             rest = tl.sum(tl.where(inside, value, 0.0), 0)
             tl.debug_barrier()  # other threads of this program read the row in the next step
         else:  # the rest by size
-            pick = tl.min(tl.where(left == tl.max(left, 0), columns, BLOCK), 0)
+            pick = lowest(left, tl.max(left, 0), columns, BLOCK)
         left = tl.where(columns == pick, -1.0, left)
         tl.store(order + t, pick.to(tl.int64))
         t += 1
         tl.store(energy + t, rest)
         going = (t < stop) & ((tol <= 0) | (rest > tol * total))
-    tl.store(values + at, value, mask=inside)
-    tl.store(lefts + at, left, mask=inside)
+    tl.store(values + for_image + columns, value, mask=inside)
+    tl.store(lefts + for_image + columns, left, mask=inside)
     tl.debug_barrier()
     tl.store(done + image, t)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from sparevlm.methods.picking import PickingMethod
-from sparevlm.selection import checked_rows, euclidean_distances_to, max_min
+from sparevlm.selection import checked_rows, euclidean_distances, max_min
 from sparevlm.tokens import Reduction, VisualTokens
 
 
@@ -27,4 +27,4 @@ class KCenter(PickingMethod):
     def pick(self, tokens: VisualTokens, k: int) -> Reduction:
         """See `PickingMethod.pick`."""
         norms = torch.linalg.vector_norm(checked_rows(tokens.features), dim=1)
-        return Reduction.picked(max_min(euclidean_distances_to(tokens.features), k, norms))
+        return Reduction.picked(max_min(euclidean_distances(tokens.features), k, norms))

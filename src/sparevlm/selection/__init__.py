@@ -8,6 +8,7 @@ from .max_min import (
     Distances,
     cosine_distances,
     cosine_distances_to,
+    euclidean_distances,
     euclidean_distances_to,
     max_min,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "cosine_distances",
     "cosine_distances_to",
     "draw",
+    "euclidean_distances",
     "euclidean_distances_to",
     "greedy_css",
     "greedy_order",

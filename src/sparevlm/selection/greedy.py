@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from sparevlm.kernels import usable
+
 
 class Gain(ABC):
     """What a greedy selector maximises at each step, and how a pick changes it.
@@ -73,3 +75,9 @@ def greedy_order(gain: Gain, k: int) -> Tensor:
     order = torch.zeros(k, 1, dtype=torch.int64, device=gain.value.device)
     picked = run_greedy(gain, order, 0, k)
     return order[:picked, 0]
+
+
+def in_one_launch(matrix: Tensor, *vectors: Tensor) -> bool:
+    """Whether a kernel can run the loop over matrix [.., N, M] and vectors, all of them float32."""
+    narrow = all(values.dtype == torch.float32 for values in (matrix, *vectors))
+    return narrow and usable(matrix) and usable(matrix.mT)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_k
-from .greedy import Gain, greedy_order
+from .greedy import Gain, greedy_order, in_one_launch
 from .rows import checked_rows, unit_rows
 
 Distances = Callable[[Tensor], Tensor]  # token [1] -> distances [N] of all tokens to it
@@ -38,28 +38,43 @@ def max_min(
 
     Parameters
     ----------
-    distances : callable or Tensor [N, N]
+    distances : callable or Tensor [N, N] or [B, N, N]
         Dissimilarities of all points to one: called with a point [1], int64, gives [N]. Or a
-        symmetric matrix of them.
+        symmetric matrix of them, or a batch of matrices.
     k : int
         How many to pick; ``k >= N`` picks all N.
-    first : Tensor [N], float
+    first : Tensor [N] or [B, N], float
         The point with the largest value is picked first.
-    weights : Tensor [N], optional
+    weights : Tensor [N] or [B, N], optional
         Not negative; a point's distance is multiplied by its weight.
 
     Returns
     -------
-    Tensor [k], int64
+    Tensor [k] or [B, k], int64
         Points in the order picked. Ties go to the lowest index.
+
+    Notes
+    -----
+    Of float32 matrices on a GPU with Triton, up to 8192 points each, one launch makes all picks of
+    a batch; what it picks is the same.
 
     References
     ----------
     Gonzalez, Clustering to minimize the maximum intercluster distance, Theoretical Computer Science
     38, 1985.
     """
-    row = _row_of(distances) if isinstance(distances, Tensor) else distances
-    return greedy_order(_Farthest(row, first, weights), min(check_k(k), len(first)))
+    k = min(check_k(k), first.shape[-1])
+    if not isinstance(distances, Tensor):
+        return greedy_order(_Farthest(distances, first, weights), k)
+    if in_one_launch(distances, first, *(() if weights is None else (weights,))):
+        from sparevlm.kernels.greedy import farthest  # imports Triton
+
+        return farthest(distances, first, weights, k)
+    if distances.ndim == 3:
+        parts = weights if weights is not None else [None] * len(first)
+        each = zip(distances, first, parts, strict=True)
+        return torch.stack([max_min(matrix, k, start, w) for matrix, start, w in each])
+    return greedy_order(_Farthest(_row_of(distances), first, weights), k)
 
 
 def _row_of(matrix: Tensor) -> Distances:
@@ -76,6 +91,15 @@ def cosine_distances_to(features: Tensor) -> Distances:
     """`cosine_distances` one column at a time: right where k is far below N."""
     unit = unit_rows(features)
     return lambda point: (unit @ unit.index_select(0, point)[0]).neg_().add_(1)
+
+
+def euclidean_distances(features: Tensor) -> Tensor | Distances:
+    """|x_i - x_j|: the matrix [N, N] where a kernel runs the loop, else one column at a time."""
+    rows = checked_rows(features)
+    if not in_one_launch(rows):
+        return euclidean_distances_to(features)
+    # Without products, which would be wrong for twins.
+    return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def euclidean_distances_to(features: Tensor) -> Distances:
