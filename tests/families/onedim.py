@@ -29,11 +29,11 @@ def _clip_processor():
     return tf.CLIPImageProcessorPil(size={"shortest_edge": 56}, crop_size=crop, **MEAN)
 
 
-def llava() -> Made:
+def llava(text: str = "Llama", **more: Any) -> Made:
     tokenizer = make_tokenizer(image_token="<image>")
     config = tf.LlavaConfig(
         vision_config=tf.CLIPVisionConfig(**vision_settings()),
-        text_config=tf.LlamaConfig(**text_settings(tokenizer)),
+        text_config=getattr(tf, f"{text}Config")(**text_settings(tokenizer, **more)),
         image_token_index=tokenizer.image_token_id,
     )
     processor = tf.LlavaProcessor(
@@ -158,14 +158,14 @@ def gemma3() -> Made:
     return Made("gemma3", model, processor, image="<start_of_image>", nested=True)
 
 
-def paligemma() -> Made:
+def paligemma(text: type = tf.GemmaConfig) -> Made:
     tokenizer = make_tokenizer(image_token="<image>")
     images = tf.SiglipImageProcessorPil(**SQUARE)
     images.image_seq_length = 16
     processor = tf.PaliGemmaProcessor(images, tokenizer)
     config = tf.PaliGemmaConfig(
         vision_config=tf.SiglipVisionConfig(**vision_settings(vision_use_head=False)),
-        text_config=tf.GemmaConfig(**text_settings(tokenizer)),
+        text_config=text(**text_settings(tokenizer)),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"), projection_dim=64,
     )  # fmt: skip
     model = finished(lambda: tf.PaliGemmaForConditionalGeneration(config), words=0.1)
@@ -211,9 +211,12 @@ def _tiles() -> Any:
     )  # fmt: skip
 
 
-def _cohere(tokenizer: Any) -> dict[str, Any]:
-    """Settings of both towers; one layer of the text model sees a window, one everything."""
-    layers = {"sliding_window": 24, "layer_types": ["sliding_attention", "full_attention"]}
+def _cohere(tokenizer: Any, kinds: tuple[str, ...] = ("sliding", "full")) -> dict[str, Any]:
+    """Settings of both towers; layers of the text model see a window, or everything."""
+    layers = {
+        "sliding_window": 24, "layer_types": [f"{kind}_attention" for kind in kinds],
+        "num_hidden_layers": len(kinds),
+    }  # fmt: skip
     return {
         "vision_config": tf.SiglipVisionConfig(
             **vision_settings(TILE, PATCH, vision_use_head=False)
@@ -223,13 +226,14 @@ def _cohere(tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def cohere2_vision() -> Made:
+def cohere2_vision(*kinds: str) -> Made:
     tokenizer = make_tokenizer(
         image_token="<|IMG_PATCH|>", boi_token="<|START_OF_IMG|>", eoi_token="<|END_OF_IMG|>",
         img_line_break_token="<|IMG_LINE_BREAK|>",
     )  # fmt: skip
     config = tf.Cohere2VisionConfig(
-        **_cohere(tokenizer), image_token_id=tokenizer.image_token_id,
+        **_cohere(tokenizer, kinds or ("sliding", "full")),
+        image_token_id=tokenizer.image_token_id,
         alignment_intermediate_size=64,
     )  # fmt: skip
     images = _tiles()  # the family's own needs torchvision, and picks other grids

@@ -12,11 +12,22 @@ from torch import Tensor
 
 from bench.masked import layers_of, masking
 from sparevlm import hf
+from sparevlm.hf.inside import _mask
+from sparevlm.hf.layer_scores import LayerProbe
 from sparevlm.methods import SPARE, FastV, PyramidDrop, Staged, get_method, list_methods
 from sparevlm.methods.in_decoder import DecoderMethod, averaged
 from sparevlm.tokens import Reduction
-from tests.families import BUILDERS, grids_and_tiles
-from tests.families.matrix import ONE, SHORT, TWO, answer, made, new, token_kinds
+from tests.families import BUILDERS, grids_and_tiles, onedim
+from tests.families.matrix import (
+    ONE,
+    SHORT,
+    TEXT,
+    TWO,
+    answer,
+    made,
+    new,
+    token_kinds,
+)
 from tests.hf import test_video
 
 # Why a family's language model cannot be pruned inside; of the tiny models, not of their kind.
@@ -27,7 +38,11 @@ REFUSED = {
     "qwen3_vl_moe": "add features to every visual token",
 }
 PROMPTS = [(name, prompt) for name in sorted(set(BUILDERS) - set(REFUSED)) for prompt in (ONE, TWO)]
-PROMPTS += [(name, prompt) for name, prompt in test_video.PROMPTS if name not in REFUSED]
+VIDEOS = [(name, prompt) for name, prompt in test_video.PROMPTS if name not in REFUSED]
+PROMPTS += VIDEOS
+NAMES = sorted({name for name, _ in PROMPTS})
+BATCHES = [(name, "pictures") for name in (*NAMES, "four layers")]
+BATCHES += [(name, "videos") for name in sorted({name for name, _ in VIDEOS})]
 
 
 @dataclass(frozen=True)
@@ -156,18 +171,233 @@ def test_attention_of_all_words_and_tokens(wide, monkeypatch, name, block) -> No
     )
 
 
-@pytest.mark.parametrize("name", ["llava_next_video", "qwen2_5_vl", "internvl"])
-def test_staged_on_videos(name) -> None:
+@pytest.mark.parametrize(("name", "prompt"), VIDEOS)
+def test_staged_on_videos_equals_masking(name, prompt) -> None:
+    """Each frame is cut before the language model, and once more inside it."""
     family = made(name)
-    inputs = family.inputs(test_video.MIXED)
-    first, then = SPARE(keep=3, guidance="none"), Stages(keep=2, average=False)
+    inputs = family.inputs(prompt)
+    first, then = SPARE(keep=3, guidance="none"), FastV(keep=2, layer=1, average=False)
+    shorter = first.prune_inputs(family.model, inputs)
+    with first(family.model) as handle:
+        answer(family, inputs)
+        before = [(one.kind, one.row) for one in handle.report]
     with Staged(first, then)(family.model) as handle:
         found = new(inputs, answer(family, inputs))
-        counts = [(one.before, one.after, one.kind) for one in handle.report]
-    with first(family.model) as handle:
-        assert found.shape == new(inputs, answer(family, inputs)).shape
-        assert counts == [(3, 2, one.kind) for one in handle.report]
-    assert len(counts) > 3
+        report = handle.report
+    assert [(one.before, one.after, one.shares) for one in report] == [(3, 2, (2,))] * len(before)
+    assert [(one.kind, one.row) for one in report] == before and len(before) >= 3
+    places = token_kinds(family, shorter)[0].nonzero()[:, 0]
+    with masking(family.model, {1: [gone(places, report)]}):
+        told = answer(family, shorter)
+    assert torch.equal(found, new(shorter, told))
+
+
+def gone(places: Tensor, report) -> Tensor:
+    """Columns that pictures, one after the other in `places`, lost."""
+    mine = zip(places.split([one.before for one in report]), report, strict=True)
+    return torch.cat([c[~torch.isin(torch.arange(len(c)), one.indices)] for c, one in mine])
+
+
+def rows_of(family, what):
+    """Prompts of a batch, the last without a picture where the processor allows it."""
+    if what == "videos":
+        prompts = test_video.batch(family)
+        return prompts, list(test_video.singles(family, prompts))
+    prompts = (TWO, SHORT, TEXT) if family.text_only else (TWO, SHORT)
+    firsts = [sum(p.count("<image>") for p in prompts[:row]) for row in range(len(prompts))]
+    pairs = zip(prompts, firsts, strict=True)
+    return prompts, [family.inputs(prompt, first=first) for prompt, first in pairs]
+
+
+@pytest.mark.parametrize("asking", ["last", "all"])
+@pytest.mark.parametrize(("name", "what"), BATCHES)
+def test_a_batch_of_unlike_prompts_equals_singles(wide, name, what, asking) -> None:
+    family = wide(four_layers() if name == "four layers" else made(name))
+    method = FastV(0.34, layer=2 if name == "four layers" else 1, asking=asking, average=False)
+    prompts, singles = rows_of(family, what)
+    both = family.inputs(*prompts)
+    with method(family.model) as handle:
+        told, report = new(both, answer(family, both)), handle.report
+        beams = new(both, answer(family, both, steps=3, num_beams=2))
+        assert [one.row for one in handle.report] == [one.row for one in report]
+        for row, one in enumerate(singles):
+            handle.report = type(report)()
+            assert torch.equal(new(one, answer(family, one))[0], told[row])
+            assert torch.equal(new(one, answer(family, one, steps=3, num_beams=2))[0], beams[row])
+            mine = [each for each in report if each.row == row]
+            for alone, each in zip(handle.report, mine, strict=True):
+                assert torch.equal(alone.indices, each.indices)
+                assert (alone.before, alone.kind) == (each.before, each.kind)
+
+
+@pytest.mark.parametrize("name", ["llava", "cohere2_vision", "mistral3", "qwen2_5_vl", "smolvlm"])
+def test_right_padding_of_unlike_prompts(wide, name) -> None:
+    family = wide(made(name))
+    prompts, singles = rows_of(family, "pictures")
+    with torch.no_grad(), Stages(keep=0.34, average=False)(family.model):
+        out = family.model(**family.inputs(*prompts, side="right")).logits
+        for row, one in enumerate(singles):
+            alone = family.model(**one).logits[0]
+            # As near as stock comes, whose rotary embeddings are in float32.
+            assert torch.allclose(out[row, len(alone) - 1], alone[-1], rtol=1e-4, atol=2e-4)
+
+
+def test_a_prompt_without_pictures_does_not_hold_others_up() -> None:
+    """Its padding goes where the others' tokens go."""
+    family = made("llava")
+    both = family.inputs(ONE, TEXT)
+    with torch.no_grad(), Stages(keep=3, average=False)(family.model) as handle:
+        cache = family.model(**both, use_cache=True).past_key_values
+    (picture,) = handle.report
+    words = int(both["attention_mask"].sum(1)[0]) - picture.before
+    assert [cache.get_seq_length(at) for at in (0, 1)] == [words + picture.before, words + 3]
+
+
+def conversation(family, inputs, first, follow):
+    """Inputs of two turns: the first with its answer, then more words."""
+    more = family.processor.tokenizer(follow, return_tensors="pt")["input_ids"][:, 1:]
+    ids = torch.cat([first, more], 1)
+    whole = {**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    for name in {"token_type_ids", "mm_token_type_ids"} & set(inputs):
+        rest = ids.new_zeros(1, ids.shape[1] - inputs[name].shape[1])
+        whole[name] = torch.cat([inputs[name], rest], 1)
+    return whole
+
+
+# In these, what was a prompt sees ahead, and what was an answer does not.
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"gemma3", "paligemma"}))
+def test_a_second_turn_equals_masking(wide, name) -> None:
+    family = wide(made(name))
+    inputs = family.inputs(ONE)
+    with Stages(keep=0.34, average=False)(family.model) as handle:
+        first = answer(family, inputs, return_dict_in_generate=True)
+        cache, report = first.past_key_values, handle.report
+        whole = conversation(family, inputs, first.sequences, TEXT)
+        words = {k: v for k, v in whole.items() if not k.startswith(("pixel", "image"))}
+        found = answer(family, words, past_key_values=cache)
+    assert not {"get_mask_sizes", "get_query_offset"} & set(vars(cache))
+    places = token_kinds(family, inputs)[0].nonzero()[:, 0]
+    with masking(family.model, {1: [gone(places, report)]}):
+        assert torch.equal(found, answer(family, whole))
+
+
+@pytest.mark.parametrize("kinds", ["full sliding", "sliding full sliding", "sliding sliding full"])
+@pytest.mark.parametrize("asking", ["last", "all"])
+def test_layers_of_two_kinds(wide, kinds, asking) -> None:
+    """Command A's full attention has no rotary embeddings; each kind has its own mask."""
+    family = wide(onedim.cohere2_vision(*kinds.split()))
+    for at in range(1, len(kinds.split())):
+        method = FastV(0.34, layer=at, asking=asking, average=False)
+        counts = lambda report, at=at: {at: [one.after for one in report]}  # noqa: E731
+        check_equals_masking(family, TWO, method, counts, asking=asking)
+        both = family.inputs(TWO, SHORT)
+        with method(family.model):
+            told = new(both, answer(family, both))
+            for row, one in enumerate((family.inputs(TWO), family.inputs(SHORT, first=2))):
+                assert torch.equal(new(one, answer(family, one))[0], told[row])
+
+
+def test_paligemma_2() -> None:
+    """Gemma 2 caps its logits, and its layers are of two kinds."""
+    family = onedim.paligemma(onedim.tf.Gemma2Config)
+    family.model.set_attn_implementation("eager")
+    method = Stages(keep=0.34, average=False)
+    check_equals_masking(family, TWO, method, lambda report: {1: [r.after for r in report]})
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "why"),
+    [
+        ("Phi", {}, "no last norm"),
+        ("Phi3", {}, "no layers with separate queries and keys"),
+        ("Olmo2", {}, "makes its queries and keys in a way that cannot be read"),
+        ("StableLm", {}, "makes its queries and keys in a way that cannot be read"),
+        ("HunYuanDenseV1", {}, "makes its queries and keys in a way that cannot be read"),
+        ("Llama4Text", {}, "rotates queries and keys in a way that cannot be shortened"),
+        (
+            "Qwen3_5Text",
+            {"layer_types": ["full_attention", "linear_attention"]},
+            "no layers with separate queries and keys",
+        ),
+    ],
+)
+def test_text_models_that_are_refused(text, settings, why) -> None:
+    """A LLaVA may have any language model; the model answers as before once it was refused."""
+    family = onedim.llava(text, **settings)
+    inputs = family.inputs(ONE)
+    stock = answer(family, inputs)
+    with pytest.raises(ValueError, match=why), Stages(keep=3, average=False)(family.model):
+        answer(family, inputs)
+    assert torch.equal(answer(family, inputs), stock)
+
+
+def test_an_answer_that_outgrows_the_window_is_refused(wide) -> None:
+    family = wide(made("gemma3"))
+    inputs = family.inputs(ONE)
+    length = inputs["input_ids"].shape[1]
+    family.model.config.get_text_config().sliding_window = length + 2
+    with (
+        Stages(keep=3, average=False)(family.model),
+        pytest.raises(ValueError, match=f"{length + 3} tokens so far, are longer than the sliding"),
+    ):
+        answer(family, inputs)
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "cohere2_vision"])
+def test_the_bare_model(wide, name) -> None:
+    family = wide(made(name))
+    inputs, base = family.inputs(ONE), family.model.base_model
+    method = Stages(keep=0.34, average=False)
+    with torch.no_grad():
+        with method(family.model) as handle:
+            logits, report = family.model(**inputs).logits[0, -1], handle.report
+        with method(base) as handle:
+            hidden = base(**inputs).last_hidden_state[0, -1]
+    assert torch.equal(handle.report[0].indices, report[0].indices)
+    found = family.model.lm_head(hidden)
+    assert int(found.argmax()) == int(logits.argmax())
+
+
+def test_a_budget_for_each_tile() -> None:
+    family = made("internvl")
+    method = Stages(keep=2, average=False, per="tile")
+    check_equals_masking(family, TWO, method, lambda report: {1: [2] * len(report)})
+    with method(family.model) as handle:
+        answer(family, family.inputs(TWO))
+    assert {(one.before, one.after) for one in handle.report} == {(4, 2)} and len(handle.report) > 2
+
+
+def test_attention_of_all_is_computed_once_for_all_pictures(monkeypatch) -> None:
+    family = made("qwen2_5_vl")
+    inputs = family.inputs(test_video.ONE)
+    asked = []
+    attention = LayerProbe.attention
+
+    def spy(probe, row, columns, seen):
+        asked.append(len(columns))
+        return attention(probe, row, columns, seen)
+
+    monkeypatch.setattr(LayerProbe, "attention", spy)
+    with torch.no_grad(), FastV(2, layer=1, asking="all", average=False)(family.model) as handle:
+        family.model(**inputs)
+    assert len(handle.report) == 3
+    assert asked == [inputs["input_ids"].shape[1]]
+
+
+def test_masks_for_flash_attention_stay_flat() -> None:
+    columns = torch.tensor([[0, 1, 4], [-1, 2, 4]])
+    assert _mask(None, None, columns, 3, torch.float32, True).tolist() == [[1, 1, 1], [0, 1, 1]]
+    assert _mask(None, None, columns[:1], 3, torch.float32, True) is None
+
+
+def test_embeddings_over_a_pruned_cache_are_refused() -> None:
+    family = made("llava")
+    inputs = family.inputs(ONE)
+    with torch.no_grad(), Stages(keep=3, average=False)(family.model):
+        cache = family.model(**inputs, use_cache=True).past_key_values
+        word = family.model.get_input_embeddings()(torch.tensor([[5]]))
+        with pytest.raises(ValueError, match="go on from it with input_ids"):
+            family.model(inputs_embeds=word, past_key_values=cache)
 
 
 @pytest.fixture(scope="module")

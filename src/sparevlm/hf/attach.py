@@ -102,6 +102,7 @@ class Handle(Attached):
         super().__init__(method, model, part=part)
         self._pruning = method
         self.family, self._guidance = family, guidance
+        self.prompts = 1  # of the call that the report is of
         self._local = threading.local()  # so that threads do not see each other's calls
         self._names = list(inspect.signature(model.forward).parameters)
         self._hooks = [
@@ -126,6 +127,7 @@ class Handle(Attached):
         shrunk = shrink(self._pruning, self._model, self.family, self._guidance, kwargs, **options)
         if shrunk.report:
             self.report = Report(shrunk.report)
+            self.prompts = len(kwargs["input_ids"])
         return shrunk
 
     # -- forward
@@ -171,7 +173,9 @@ class Handle(Attached):
         guessed = {} if "attention_mask" in given else self._padding_mask(ids, given)
         shrunk = self._shrink(given | guessed, side="left", whole=True)
         if shrunk.memory is None:
-            return self._inside({k: v for k, v in shrunk.kwargs.items() if k not in guessed})
+            whole = {k: v for k, v in shrunk.kwargs.items() if k not in guessed}
+            with grouped_expansion(self._model, self.family, whole):
+                return self._inside(whole)
         return self._pruned(shrunk, shrunk.memory, ids)
 
     def _inside(self, kwargs: dict[str, Any]) -> Any:

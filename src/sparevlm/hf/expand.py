@@ -1,7 +1,8 @@
 """Beams and several answers: features repeated prompt by prompt, where stock code would not.
 
-transformers 5.18 repeats the rows of features that are one tensor one by one, which mixes up the
-tokens of a prompt. And no version finds the placeholders of a video that are those of pictures.
+transformers 5.18 repeats features one by one, which mixes up the tokens, or pictures, of a prompt.
+And for GLM no version finds the placeholders of a video, which are those of
+pictures, or keeps the pictures of a prompt together.
 """
 
 from __future__ import annotations
@@ -23,8 +24,7 @@ from sparevlm.hf.media import MODALITIES, token_types
 def grouped_expansion(model: Any, family: Family, kwargs: dict[str, Any]) -> Iterator[None]:
     """Repeat the features of a `generate` call prompt by prompt."""
     outputs = kwargs.get("mm_encoder_outputs") or {}
-    tensors = any(isinstance(out.pooler_output, Tensor) for out in outputs.values())
-    if not (tensors and _mixes_up(model)) and not (family.video == "marks" and "video" in outputs):
+    if not outputs or (family.video != "marks" and not _mixes_up(model)):
         yield
         return
 
@@ -61,13 +61,26 @@ def _expand(types: Tensor, outputs: dict[str, Any], times: int) -> dict[str, Any
         output = expanded[modality.name] = copy.copy(outputs[modality.name])
         counts = (types == modality.code).sum(1).tolist()
         if isinstance(output.pooler_output, Tensor):
-            rows = _by_prompt(output.pooler_output.flatten(0, -2), counts, times)
+            rows = _by_prompt(_flat(output.pooler_output), counts, times)
             output.pooler_output = torch.cat(rows)[:, None]
         else:
-            output.pooler_output = _by_prompt(torch.cat(output.pooler_output), counts, times)
+            output.pooler_output = _by_prompt(_flat(output.pooler_output), counts, times)
+        levels = getattr(output, "deepstack_features", None)
+        if levels:
+            deeper = [_by_prompt(_flat(level), counts, times) for level in levels]
+            output.deepstack_features = [
+                torch.cat(rows) if isinstance(level, Tensor) else rows
+                for level, rows in zip(levels, deeper, strict=True)
+            ]
     return expanded
 
 
 def _by_prompt(rows: Tensor, counts: list[int], times: int) -> list[Tensor]:
     """The rows of each prompt, `times` times one after the other; prompts without any left out."""
     return [part for part in rows.split(counts) if len(part) for _ in range(times)]
+
+
+def _flat(features: Any) -> Tensor:
+    """Rows [N, D] of features that are one tensor, or a list with one for each picture or video."""
+    parts = [features] if isinstance(features, Tensor) else features
+    return torch.cat([part.flatten(0, -2) for part in parts])

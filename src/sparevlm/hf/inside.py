@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sparevlm.hf.attached import Attached
-from sparevlm.hf.layer_scores import LayerProbe
+from sparevlm.hf.layer_scores import KeyTap, LayerProbe
 from sparevlm.hf.media import token_types
 from sparevlm.hf.report import ImageReport, Report
 from sparevlm.methods.in_decoder import LayerTokens, averaged, check_choice
@@ -80,11 +80,16 @@ def check_decoder(method: DecoderMethod, model: Any) -> None:
     decoder = model.base_model.get_decoder()
     layers: Any = getattr(decoder, "layers", ())
     parts = ("q_proj", "k_proj", "head_dim", "scaling")
-    attention = getattr(layers[0], "self_attn", None) if layers else None
-    if not all(hasattr(attention, part) for part in parts):
+    attentions = [getattr(layer, "self_attn", None) for layer in layers]
+    if not layers or not all(hasattr(one, part) for one in attentions for part in parts):
         raise ValueError(
             f"{type(decoder).__name__} has no layers with separate queries and keys, which "
             f"{type(method).__name__} reads: use a method that prunes before the decoder"
+        )
+    if not hasattr(decoder, "norm"):
+        raise ValueError(
+            f"{type(decoder).__name__} has no last norm of the name that is known: use a method "
+            "that prunes before the decoder"
         )
     method.check_layers(len(layers))
     vision = getattr(model.config, "vision_config", None)
@@ -110,6 +115,7 @@ class Inside(Attached):
         self._decoder = self._model.base_model.get_decoder()
         layers = self._decoder.layers
         self._names = list(inspect.signature(self._model.forward).parameters)
+        self._flat = "flash" in (self._decoder.config._attn_implementation or "")
         self._stages = sorted(inside.stages(len(layers)))
         self._first = self._stages[0]
         self._local = threading.local()
@@ -137,7 +143,10 @@ class Inside(Attached):
         named = dict(zip(self._names, args, strict=False)) | kwargs
         self._local.call = None
         ids: Tensor | None = named.get("input_ids")
+        cache = named.get("past_key_values")
         if ids is None:
+            if cache is not None and getattr(cache, _HELD, None) and cache.get_seq_length():
+                raise ValueError("the cache holds a pruned prompt: go on from it with input_ids")
             return
         mask = named.get("attention_mask")
         if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
@@ -158,6 +167,9 @@ class Inside(Attached):
                 everything = torch.arange(len(run), device=ids.device)
                 pictures.append(_Picture(row, run, schedule, everything))
         self._local.call = _Call((kinds == 0) & real, real, earlier, pictures, each)
+        if getattr(cache, _HELD, None):
+            self._local.whole = cache
+            _as_whole(cache)
 
     def _counts(self, kinds: Tensor) -> tuple[int, dict[int, list[int]]]:
         """Rows that stand for one prompt, and tokens of each picture in each row of the call.
@@ -166,8 +178,7 @@ class Inside(Attached):
         features that were given by hand pass it by.
         """
         report, rows = self._before.report, len(kinds)
-        prompts = 1 + max((found.row for found in report), default=rows - 1)
-        each = max(1, rows // prompts)
+        each = max(1, rows // self._before.prompts)
         counts: dict[int, list[int]] = {}
         for found in report:
             for row in range(found.row * each, (found.row + 1) * each):
@@ -179,7 +190,8 @@ class Inside(Attached):
 
     def _after_model(self, module: Any, args: tuple[Any, ...], output: Any) -> None:
         call = getattr(self._local, "call", None)
-        self._local.call = None
+        _as_it_is(getattr(self._local, "whole", None))
+        self._local.call = self._local.whole = None
         for probe in self._probes.values():
             probe.forget()
         if call is not None and call.pictures and output is not None:
@@ -207,9 +219,15 @@ class Inside(Attached):
             hidden = args[0] if args else kwargs["hidden_states"]
             if at == 0:
                 self._begin(call, cache, hidden)
+                if call.pictures and not isinstance(kwargs.get("position_embeddings"), tuple):
+                    raise ValueError(
+                        f"{type(self._decoder).__name__} rotates queries and keys in a way that "
+                        "cannot be shortened: use a method that prunes before the decoder"
+                    )
             held = getattr(cache, _HELD, {}).get(at) if call.past else None
             if at in self._probes and call.pictures:
                 hidden = self._drop(call, at, hidden)
+                self._probes[at].forget()
             changed = self._shortened(call, at, hidden, held, kwargs)
             if cache is not None and at >= self._first and (call.pictures or held is not None):
                 _hold(cache, at, held, call)
@@ -221,6 +239,8 @@ class Inside(Attached):
                 if call.past and cache is not None:
                     probe.past = cache.layers[at].keys
                     probe.past_seen = _seen(call, held)
+                probe.tap = KeyTap(cache)
+                changed = changed | {"past_key_values": probe.tap}
             if args:
                 return (hidden, *args[1:]), changed
             return args, changed | {"hidden_states": hidden}
@@ -249,8 +269,9 @@ class Inside(Attached):
         total = call.past + hidden.shape[1]
         if window and self._slides() and total > window:
             raise ValueError(
-                f"this prompt of {total} tokens is longer than the sliding window of {window} that "
-                "some layers have: shorten it, or use a method that prunes before the decoder"
+                f"prompt and answer, {total} tokens so far, are longer than the sliding window of "
+                f"{window} that some layers have: shorten them, or use a method that prunes before "
+                "the decoder"
             )
 
     def _slides(self) -> bool:
@@ -263,6 +284,7 @@ class Inside(Attached):
         rows, length = call.words.shape
         before = call.left
         merged: list[tuple[_Picture, Tensor]] = []
+        received: dict[int, Tensor] = {}
         device = hidden.device
         keep = torch.ones(rows, length, dtype=torch.bool, device=device)
         if before is not None:
@@ -271,7 +293,7 @@ class Inside(Attached):
             k = picture.schedule[at]
             if k < len(picture.left):
                 start = time.perf_counter()
-                tokens = self._tokens(call, at, hidden, picture)
+                tokens = self._tokens(call, at, hidden, picture, received)
                 found = self._inside.choose(tokens, k)
                 picture.seconds += time.perf_counter() - start
                 check_choice(found, tokens, k, type(self._inside).__name__)
@@ -284,6 +306,7 @@ class Inside(Attached):
             picture.kept[at] = picture.left
         if before is None and bool(keep.all()):
             return hidden
+        keep &= call.real.to(device)  # padding would hold places that others have given up
         call.left = _columns(keep)
         inside = call.left.clamp(min=0)
         if before is not None:  # where each lies in the shorter hidden states
@@ -295,7 +318,15 @@ class Inside(Attached):
             shorter[picture.row, at_row] = features.to(shorter.dtype)
         return shorter
 
-    def _tokens(self, call: _Call, at: int, hidden: Tensor, picture: _Picture) -> LayerTokens:
+    def _tokens(
+        self,
+        call: _Call,
+        at: int,
+        hidden: Tensor,
+        picture: _Picture,
+        received: dict[int, Tensor],
+    ) -> LayerTokens:
+        """A picture as methods see it; what all columns of a row got is kept in `received`."""
         row, probe = picture.row, self._probes[at]
         columns = torch.arange(call.words.shape[1], device=hidden.device)
         if call.left is not None:
@@ -311,19 +342,22 @@ class Inside(Attached):
             seen = torch.cat((earlier.expand(len(asking), -1), causal & real), dim=1)
             if probe.mask is not None:  # some models let pictures, or prompts, see ahead
                 seen = _visible(probe.mask[min(row, len(probe.mask) - 1), 0, asking])
-            return probe.attention(row, asking, seen)[:, len(earlier) + there]
+            return probe.attention(row, asking, seen)[:, len(earlier) :]
 
-        def received() -> Tensor:
-            asking = real.nonzero()[:, 0]
-            total = torch.zeros(len(there), device=hidden.device)
-            for some in asking.split(_BLOCK):  # the whole matrix never exists
-                total += paid(some).masked_fill(some[:, None] == there, 0).sum(0)
-            return total / max(len(asking) - 1, 1)
+        def from_all() -> Tensor:
+            if row not in received:
+                asking = real.nonzero()[:, 0]
+                total = torch.zeros(len(columns), device=hidden.device)
+                own = torch.arange(len(columns), device=hidden.device)
+                for some in asking.split(_BLOCK):  # the whole matrix never exists
+                    total += paid(some).masked_fill(some[:, None] == own, 0).sum(0)
+                received[row] = total / max(len(asking) - 1, 1)
+            return received[row][there]
 
         return LayerTokens(
             layer=at, features=hidden[row, there], indices=picture.left, text=hidden[row, words],
-            keys=keys[there], text_keys=keys[words], attention=lambda which: paid(words[which]),
-            received=received, norm=self._decoder.norm,
+            keys=keys[there], text_keys=keys[words], received=from_all,
+            attention=lambda which: paid(words[which])[:, there], norm=self._decoder.norm,
         )  # fmt: skip
 
     def _shortened(
@@ -349,7 +383,7 @@ class Inside(Attached):
         past = torch.arange(call.past, device=device).expand(rows, -1) if held is None else held
         all_columns = torch.cat((past, torch.where(columns < 0, -1, columns + call.past)), dim=1)
         changed["attention_mask"] = _mask(
-            kwargs.get("attention_mask"), left, all_columns, call.past, queries, hidden.dtype
+            kwargs.get("attention_mask"), left, all_columns, queries, hidden.dtype, self._flat
         )
         return changed
 
@@ -400,18 +434,21 @@ def _taken(part: Tensor, columns: Tensor) -> Tensor:
 
 
 def _mask(
-    mask: Any, left: Tensor | None, columns: Tensor, past: int, queries: int, dtype: torch.dtype
+    mask: Any, left: Tensor | None, columns: Tensor, queries: int, dtype: torch.dtype, flat: bool
 ) -> Any:
     """The mask of a layer that holds and gets fewer columns.
 
     mask [B or 1, 1, Q, K] (bool, or added to the logits), [B, K] (FlashAttention's), or None:
     causal without padding. columns [B, K'] are kept columns of the whole prompt, -1 for padding.
+    flat: the attention takes masks [B, K] only.
     """
     padded = columns < 0
     if mask is None and not bool(padded.any()):
         return None
     inside = columns.clamp(min=0)
     rows = len(columns)
+    if mask is None and flat:
+        return (~padded).long()
     if mask is None:
         step = torch.arange(columns.shape[1], device=columns.device)
         begin = columns.shape[1] - queries
@@ -445,6 +482,23 @@ def _hold(cache: Any, at: int, held: Tensor | None, call: _Call) -> None:
     if held is None:
         held = torch.arange(call.past, device=new.device).expand(rows, -1)
     getattr(cache, _HELD)[at] = torch.cat((held, new), dim=1)
+
+
+def _as_whole(cache: Any) -> None:
+    """Let a cache tell its first layer's length for all, until `_as_it_is`.
+
+    Stock code makes the mask of each kind of layer by the length of the first layer of the kind,
+    which may be one that holds less; masks of the whole are then cut for each layer.
+    """
+    past = int(cache.get_seq_length())
+    cache.get_query_offset = lambda layer_idx=0: past
+    cache.get_mask_sizes = lambda query_length, layer_idx=0: (past + query_length, 0)
+
+
+def _as_it_is(cache: Any) -> None:
+    """Take back `_as_whole`."""
+    if cache is not None:
+        del cache.get_query_offset, cache.get_mask_sizes
 
 
 def _seen(call: _Call, held: Tensor | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Attention of a few words in one decoder layer, from its queries and keys alone.
+"""Attention of some columns in one decoder layer, from its queries and keys alone.
 
 The layer's own attention stays what it is, SDPA and FlashAttention included.
 """
@@ -12,8 +12,26 @@ import torch
 from torch import Tensor
 
 
+class KeyTap:
+    """A cache, or none, that a layer is given instead of its own: it lets the keys be seen."""
+
+    def __init__(self, cache: Any) -> None:
+        self._cache = cache
+        self.keys: Tensor | None = None
+
+    def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Cache as the true one does."""
+        self.keys = keys
+        if self._cache is None:
+            return keys, values
+        return self._cache.update(keys, values, *args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cache, name)
+
+
 class LayerProbe:
-    """Remembers what a decoder layer's projections gave in the last call.
+    """Remembers the queries and keys of a decoder layer in the last call.
 
     Parameters
     ----------
@@ -23,12 +41,8 @@ class LayerProbe:
 
     def __init__(self, attention: Any) -> None:
         self._attention = attention
-        self._query: Tensor | None = None
-        self._key: Tensor | None = None
-        self.embeddings: tuple[Tensor, Tensor] | None = None  # cos, sin of this call's columns
-        self.mask: Tensor | None = None  # [B or 1, 1, L, P + L], where the layer was given one
-        self.past: Tensor | None = None  # keys [B, H, P, C] cached before this call
-        self.past_seen: Tensor | None = None  # which of them are no padding: [B, P]
+        self._turns: bool | None = None  # whether the layer rotates; None: not known yet
+        self.forget()
         self._hooks = [
             attention.q_proj.register_forward_hook(self._took_query),
             attention.k_proj.register_forward_hook(self._took_key),
@@ -42,8 +56,13 @@ class LayerProbe:
 
     def forget(self) -> None:
         """Let go of a call's tensors."""
-        self._query = self._key = self.embeddings = None
-        self.mask = self.past = self.past_seen = None
+        self._query: Tensor | None = None
+        self._last_key: Tensor | None = None
+        self.tap: KeyTap | None = None
+        self.embeddings: tuple[Tensor, Tensor] | None = None  # cos, sin of this call's columns
+        self.mask: Tensor | None = None  # [B or 1, 1, L, P + L], where the layer was given one
+        self.past: Tensor | None = None  # keys [B, H, P, C] cached before this call
+        self.past_seen: Tensor | None = None  # which of them are no padding: [B, P]
 
     def _took_query(self, module: Any, args: Any, output: Tensor) -> None:
         if self.embeddings is not None:
@@ -51,12 +70,45 @@ class LayerProbe:
 
     def _took_key(self, module: Any, args: Any, output: Tensor) -> None:
         if self.embeddings is not None:
-            self._key = output
+            self._last_key = output[:, -1:]
 
     def keys(self, row: int) -> Tensor:
-        """Keys of this call's columns after rotation: [H, L, C]."""
-        assert self._key is not None
-        return self._rotated(self._heads(self._key[row], "k_norm"), row, None)
+        """Keys of this call's columns, as the layer attends to them: [H, L, C]."""
+        if self.tap is None or self.tap.keys is None:
+            raise self._refusal()
+        return self.tap.keys[row]
+
+    def _queries(self, row: int, columns: Tensor) -> Tensor:
+        assert self._query is not None
+        if self._turns is None:
+            self._learn(row)
+        heads = self._heads(self._query[row, columns], "q_norm")
+        return heads if self._turns is False else self._rotated(heads, row, columns)
+
+    def _learn(self, row: int) -> None:
+        """Make the last key as queries are made, and see whether it is the one the layer has.
+
+        Some layers do not rotate (Cohere2's of full attention); some models do it otherwise.
+        """
+        assert self._last_key is not None
+        true = self.keys(row)[:, -1:]
+        last = torch.tensor([self._query.shape[1] - 1], device=true.device)  # type: ignore[union-attr]
+        try:
+            plain = self._heads(self._last_key[row], "k_norm")
+            made = self._rotated(plain, row, last)
+        except (AttributeError, LookupError, RuntimeError, ValueError) as error:
+            raise self._refusal() from error
+        same, same_plain = (one.shape == true.shape and _near(one, true) for one in (made, plain))
+        if not (same or same_plain):
+            raise self._refusal()
+        if same != same_plain:  # at the first position both are the same
+            self._turns = same
+
+    def _refusal(self) -> ValueError:
+        return ValueError(
+            f"{type(self._attention).__name__} makes its queries and keys in a way that cannot be "
+            "read: use a method that prunes before the decoder"
+        )
 
     def _heads(self, values: Tensor, norm: str) -> Tensor:
         """[L, H * C] -> [H, L, C], normalised where the layer does that."""
@@ -64,12 +116,10 @@ class LayerProbe:
         norm_module = getattr(self._attention, norm, None)
         return (split if norm_module is None else norm_module(split)).transpose(0, 1)
 
-    def _rotated(self, values: Tensor, row: int, columns: Tensor | None) -> Tensor:
+    def _rotated(self, values: Tensor, row: int, columns: Tensor) -> Tensor:
         assert self.embeddings is not None
         module = sys.modules[type(self._attention).__module__]
-        cos, sin = (part[min(row, len(part) - 1)] for part in self.embeddings)
-        if columns is not None:
-            cos, sin = cos[columns], sin[columns]
+        cos, sin = (part[min(row, len(part) - 1), columns] for part in self.embeddings)
         turned, _ = module.apply_rotary_pos_emb(values[None], values[None], cos[None], sin[None])
         return turned[0]
 
@@ -89,11 +139,14 @@ class LayerProbe:
         -------
         Tensor [R, P + L], float32
             Mean over heads of the softmax.
+
+        Raises
+        ------
+        ValueError
+            If the layer makes its queries in a way that is not known.
         """
-        assert self._query is not None
         module = self._attention
-        query = self._rotated(self._heads(self._query[row, columns], "q_norm"), row, columns)
-        key = self.keys(row)
+        query, key = self._queries(row, columns), self.keys(row)
         if self.past is not None:
             key = torch.cat((self.past[row], key), dim=1)
         key = key.repeat_interleave(len(query) // len(key), 0)
@@ -102,3 +155,10 @@ class LayerProbe:
         if cap is not None:
             logits = (logits / cap).tanh() * cap
         return logits.masked_fill(~seen, -torch.inf).softmax(-1).mean(0)
+
+
+@torch.no_grad()
+def _near(one: Tensor, other: Tensor) -> bool:
+    """Whether two are equal but for rounding."""
+    scale = float(other.float().abs().max())
+    return float((one - other).float().abs().max()) <= 0.02 * scale

@@ -25,8 +25,9 @@ class FastV(DecoderMethod):
     asking : "last" or "all"
         Whose attention counts: that of the last word of the prompt, as in the authors' code; or of
         all other tokens on average, by which section 4 of the paper says that tokens are re-ranked.
-        The latter favours tokens that come first, since only what follows a token attends to it,
-        and reads every query of one layer.
+        That mean is over all other tokens of the prompt, words and visual ones; those that cannot
+        see the token count as 0, so that tokens that come first are favoured. It reads every query
+        of one layer, in blocks.
     """
 
     name: ClassVar[str] = "fastv"
