@@ -35,10 +35,10 @@ They drop tokens between its layers, on stock transformers: `with FastV(keep=96)
 shorter, and the fast attention stays on. `keep` is what a picture has on average over all layers,
 as papers count; with `average=False` it is what the last layers get. `handle.report` says which
 tokens each stage left. Position ids stay. `Staged(SPARE(keep=64), FastV(keep=0.5))` prunes before
-the language model and then inside it. Every family in
-[models.md](models.md) can be pruned so but Qwen3.5, whose linear attention has no queries and keys to
-read. Refused: static caches, prompts and answers longer than a sliding window, stages among the layers
-to which Qwen3-VL adds features, text models that make their queries in a way of their own.
+the language model and then inside it. Every family in [models.md](models.md) can be pruned so but
+Qwen3.5, whose linear attention has no queries and keys to read. Refused: static caches, prompts and
+answers longer than a sliding window, stages among the layers to which Qwen3-VL adds features, text
+models that make their queries in a way of their own.
 
 """
 
