@@ -70,7 +70,7 @@ class LayerProbe:
 
     def _took_key(self, module: Any, args: Any, output: Tensor) -> None:
         if self.embeddings is not None:
-            self._last_key = output[:, -1:]
+            self._last_key = output[:, -1:].clone()  # a view would hold all of them
 
     def keys(self, row: int) -> Tensor:
         """Keys of this call's columns, as the layer attends to them: [H, L, C]."""
