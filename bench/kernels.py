@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from bench.published_loops import cdpruner, divprune
+from sparevlm import DivPrune, VisualTokens
 from sparevlm.selection import select
 
 # images, tokens, features, kept, and milliseconds it may take
@@ -65,6 +66,8 @@ def measure(shape: tuple[int, int, int, int, float | None], dtype: torch.dtype) 
     }
     calls["graph"] = graphed(calls["select"])
     if images == 1:
+        ours, seen = DivPrune(keep=k), VisualTokens(x[0])
+        calls["divprune"] = lambda: ours.reduce(seen)
         calls["cdpruner loop"] = lambda: cdpruner(x[0], w[0], k)
         calls["divprune loop"] = lambda: divprune(x[0], k)
     times: dict[str, list[float]] = {name: [] for name in calls}
