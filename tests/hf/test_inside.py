@@ -161,7 +161,7 @@ def test_one_budget_for_a_prompt(name, prompt) -> None:
 
 
 @pytest.mark.parametrize("name", ["llava", "gemma3", "paligemma", "qwen2_vl", "mistral3"])
-@pytest.mark.parametrize("block", [1, 7, 256])
+@pytest.mark.parametrize("block", [1, 7, 128])
 def test_attention_of_all_words_and_tokens(wide, monkeypatch, name, block) -> None:
     """FastV as its paper says it: the average over all other tokens, in blocks of queries."""
     monkeypatch.setattr("sparevlm.hf.inside._BLOCK", block)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sparevlm.methods.staged import Staged
 
 _HELD = "_sparevlm_held"  # on the cache: {layer: columns of the whole prompt [B, P], -1: padding}
-_BLOCK = 256  # queries whose attention is computed at a time
+_BLOCK = 128  # queries whose attention is computed at a time
 _TOTAL = "_sparevlm_total"  # on the cache: columns of the whole prompt so far
 
 
