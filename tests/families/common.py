@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
+from transformers.utils import is_torchvision_available
 
 from sparevlm.pocket.model import END, PAD, START, UNKNOWN
 from sparevlm.pocket.questions import words
@@ -48,6 +52,19 @@ def with_frames(processor: type) -> type:
 
     WithFrames.__name__ = processor.__name__
     return WithFrames
+
+
+def processor_of(family: str, name: str) -> Any:
+    """A processor whose module wants torchvision for a function that the PIL module has too."""
+    if is_torchvision_available():
+        return getattr(transformers, name)
+    place = f"transformers.models.{family}"
+    wanted = f"{place}.image_processing_{family}"
+    sys.modules[wanted] = importlib.import_module(f"{place}.image_processing_pil_{family}")
+    try:
+        return getattr(importlib.import_module(f"{place}.processing_{family}"), name)
+    finally:
+        del sys.modules[wanted]
 
 
 def clip(number: int, frames: int = 6) -> np.ndarray:

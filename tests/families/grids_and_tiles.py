@@ -26,13 +26,13 @@ from tests.families.videos import GridFrames, SquareFrames
 MEAN = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
 
 
-def _finished(make: Callable[[], Any], *wide: str) -> Any:
-    """`finished`, with wide weights too where a part of `wide` is in the name."""
+def wide(make: Callable[[], Any], *parts: str) -> Any:
+    """`finished`, with wide weights too where one of `parts` is in the name."""
     model = finished(make)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if weight.ndim in (2, 3) and any(part in name for part in wide):
+            if weight.ndim in (2, 3) and any(part in name for part in parts):
                 weight.normal_(0, 2.0 / weight.shape[-1] ** 0.5, generator=generator)
     return model
 
@@ -84,7 +84,7 @@ def _qwen(
     )
     images = _grid_images(tf.Qwen2VLImageProcessorPil)
     make_processor = with_frames(_of(processor or family.removesuffix("Moe"), "Processor"))
-    model = _finished(lambda: _of(family, "ForConditionalGeneration")(config), "merger", "experts")
+    model = wide(lambda: _of(family, "ForConditionalGeneration")(config), "merger", "experts")
     return Made(
         config.model_type, model, make_processor(images, tokenizer, GridFrames()),
         image="<|vision_start|><|image_pad|><|vision_end|>",
@@ -164,7 +164,7 @@ def _glm(family: str, frames: int = 2, **text: Any) -> Made:
     own = "Glm46V" if family == "Glm46V" else "Glm4v"
     images = _grid_images(_of(own, "ImageProcessorPil"), frames)
     processor = with_frames(_of(own, "Processor"))(images, tokenizer, GridFrames())
-    model = _finished(
+    model = wide(
         lambda: _of(family, "ForConditionalGeneration")(config), "merger", "downsample", "experts"
     )
     image = "<|begin_of_image|><|image|><|end_of_image|>"
@@ -209,9 +209,7 @@ def _idefics(family: str, make_processor: Callable[[Any, Any], Any]) -> Made:
     images = _of(family, "ImageProcessorPil")(
         size={"longest_edge": 96}, max_image_size={"longest_edge": 48}, **MEAN
     )
-    model = _finished(
-        lambda: _of(family, "ForConditionalGeneration")(config), "text_model", "connector"
-    )
+    model = wide(lambda: _of(family, "ForConditionalGeneration")(config), "text_model", "connector")
     return Made(config.model_type, model, make_processor(images, tokenizer), nested=True)
 
 
@@ -247,7 +245,7 @@ def llava_next_video() -> Made:
         SquareFrames(), images, tokenizer, patch_size=14, vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
     )  # fmt: skip
-    model = _finished(lambda: tf.LlavaNextVideoForConditionalGeneration(config))
+    model = wide(lambda: tf.LlavaNextVideoForConditionalGeneration(config))
     return Made("llava_next_video", model, processor)
 
 
@@ -268,7 +266,7 @@ def ovis2() -> Made:
         size={"height": 56, "width": 56}, crop_to_patches=True, max_patches=4, **MEAN
     )
     processor = tf.Ovis2Processor(images, tokenizer, image_seq_length=16)
-    model = _finished(
+    model = wide(
         lambda: tf.Ovis2ForConditionalGeneration(config), "visual_embeddings", "head_linear"
     )
     model.model.vision_tower.head_norm.weight.data.fill_(6.0)  # patches choose different words
@@ -334,9 +332,7 @@ def llama4() -> Made:
         image_token_index=tokenizer.image_token_id,
     )
     processor = tf.Llama4Processor(_Llama4Tiles(**MEAN), tokenizer, patch_size=7)
-    model = _finished(
-        lambda: tf.Llama4ForConditionalGeneration(config), "experts", "vision_adapter"
-    )
+    model = wide(lambda: tf.Llama4ForConditionalGeneration(config), "experts", "vision_adapter")
     return Made("llama4", model, processor, image="<|image|>")
 
 
@@ -365,7 +361,7 @@ def perception_lm() -> Made:
     processor = with_frames(tf.PerceptionLMProcessor)(
         SquareFrames(), _PerceptionTiles(**MEAN), tokenizer, patch_size=7, pooling_ratio=2
     )
-    model = _finished(lambda: tf.PerceptionLMForConditionalGeneration(config))
+    model = wide(lambda: tf.PerceptionLMForConditionalGeneration(config))
     return Made("perception_lm", model, processor, image="<|image|>", video="<|video|>")
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import transformers as tf
-from transformers.utils import is_torchvision_available
 
 from tests.families.common import (
     Made,
     finished,
     make_tokenizer,
+    processor_of,
     text_settings,
     vision_settings,
     with_frames,
@@ -172,19 +170,6 @@ def paligemma(text: type = tf.GemmaConfig) -> Made:
     return Made("paligemma", model, processor, nested=True, text_only=False)
 
 
-def _pixtral_processor() -> type:
-    """PixtralProcessor. Its module wants torchvision for a function that the PIL module has too."""
-    if is_torchvision_available():
-        return tf.PixtralProcessor
-    place = "transformers.models.pixtral"
-    wanted = f"{place}.image_processing_pixtral"
-    sys.modules[wanted] = importlib.import_module(f"{place}.image_processing_pil_pixtral")
-    try:
-        return importlib.import_module(f"{place}.processing_pixtral").PixtralProcessor
-    finally:
-        del sys.modules[wanted]
-
-
 def mistral3() -> Made:
     tokenizer = make_tokenizer("[IMG]", "[IMG_BREAK]", "[IMG_END]")
     config = tf.Mistral3Config(
@@ -195,7 +180,9 @@ def mistral3() -> Made:
     images = tf.PixtralImageProcessorPil(
         size={"longest_edge": 112}, patch_size={"height": 28, "width": 28}, **MEAN
     )
-    processor = _pixtral_processor()(images, tokenizer, patch_size=14, spatial_merge_size=2)
+    processor = processor_of("pixtral", "PixtralProcessor")(
+        images, tokenizer, patch_size=14, spatial_merge_size=2
+    )
     model = finished(lambda: tf.Mistral3ForConditionalGeneration(config))
     return Made("mistral3", model, processor, image="[IMG]", nested=True)
 

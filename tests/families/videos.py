@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from transformers.image_processing_utils import BatchFeature
 from transformers.processing_utils import VideosKwargs
@@ -46,15 +47,15 @@ class SquareFrames:
 
 
 class GridFrames:
-    """Patches of 8 x 8 in two frames, in the order of merged squares of 2 x 2, as Qwen has them."""
+    """Patches of 8 x 8 in `pair` frames, in the order of merged squares of 2 x 2, as Qwen's."""
 
     model_input_names = ("pixel_values_videos", "video_grid_thw")
     valid_kwargs = VideosKwargs
-    merge_size = temporal_patch_size = 2
+    merge_size = 2
     patch_size = 8
 
-    def __init__(self, height: int = 48, width: int = 64) -> None:
-        self.height, self.width = height, width
+    def __init__(self, height: int = 48, width: int = 64, pair: int = 2) -> None:
+        self.height, self.width, self.temporal_patch_size = height, width, pair
 
     def __call__(self, videos: Any, return_tensors: Any = "pt", **options: Any) -> BatchFeature:
         patches, grids = [], []
@@ -71,6 +72,64 @@ class GridFrames:
         data = {"pixel_values_videos": np.concatenate(patches), "video_grid_thw": np.array(grids)}
         several = BatchFeature(data, tensor_type="pt")
         several["video_metadata"] = [_times(len(video)) for video in videos]
+        return several
+
+
+class MergedFrames(GridFrames):
+    """Single frames, with the number of patches that are merged, and tokens to keep, as VideoLLaMA.
+
+    `thin` leaves out tokens, some of each frame; else all are kept.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(pair=1)
+        self.thin = False
+
+    def __call__(self, videos: Any, return_tensors: Any = "pt", **options: Any) -> BatchFeature:
+        several = super().__call__(videos, return_tensors, **options)
+        grids = several["video_grid_thw"]
+        several["video_merge_sizes"] = torch.full((len(grids),), self.merge_size)
+        tokens = int(grids.prod(1).sum()) // self.merge_size**2
+        several["video_compression_mask"] = torch.arange(tokens) % 6 < (4 if self.thin else 6)
+        return several
+
+
+class PlacedFrames:
+    """Patches of 8 x 8 row by row with the place of each, padded to one length, as Gemma 4 has.
+
+    `stacked`: videos of one length on an axis of their own, as before transformers 5.20.
+    """
+
+    model_input_names = ("pixel_values_videos", "video_position_ids", "num_frames_per_video")
+    valid_kwargs = VideosKwargs
+    patch_size, pooling_kernel_size, length = 8, 2, 60
+
+    def __init__(self, *, stacked: bool = False) -> None:
+        self.stacked = stacked
+
+    def __call__(self, videos: Any, return_tensors: Any = "pt", **options: Any) -> BatchFeature:
+        side, rows, columns = self.patch_size, 6, 8
+        frames, counts = [], []
+        for video in make_batched_videos(videos):
+            pixels = scaled(video, rows * side, columns * side)
+            cut = pixels.reshape(len(pixels), 3, rows, side, columns, side)
+            cut = cut.transpose(0, 2, 4, 3, 5, 1).reshape(len(pixels), rows * columns, -1)
+            frames.append(np.pad(cut, ((0, 0), (0, self.length - rows * columns), (0, 0))))
+            counts.append(len(pixels))
+        places = np.stack(np.meshgrid(range(columns), range(rows)), -1).reshape(-1, 2)
+        places = np.pad(places, ((0, self.length - len(places)), (0, 0)), constant_values=-1)
+        data = {
+            "pixel_values_videos": np.concatenate(frames),
+            "video_position_ids": np.stack([places] * sum(counts)),
+            "num_frames_per_video": np.array(counts),
+        }
+        if self.stacked:
+            apart = (len(counts), data.pop("num_frames_per_video")[0])
+            data = {name: rows.reshape(*apart, *rows.shape[1:]) for name, rows in data.items()}
+        several = BatchFeature(data, tensor_type="pt")
+        tokens = rows * columns // self.pooling_kernel_size**2
+        several["num_soft_tokens_per_video"] = [tokens] * len(counts)
+        several["video_metadata"] = [_times(count) for count in counts]
         return several
 
 

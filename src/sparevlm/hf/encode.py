@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from sparevlm.hf.capture import Capture
 from sparevlm.hf.families import Family, patch_grid
-from sparevlm.hf.frames import deeper, frames_of, video_ends
+from sparevlm.hf.frames import THINNING, deeper, frames_of, grids_of, thinned, video_ends
 from sparevlm.hf.layout import Layout, is_packed, layout_of, tile_numbers
 from sparevlm.hf.media import IMAGE, Modality
 from sparevlm.tokens import VisualTokens
@@ -123,13 +123,17 @@ def encode(
     capture = Capture(model, family, needs, method.attention_of, method.keys_of, layer)
     with capture, _weights_here(model.base_model), _said_plainly(family, modality):
         output = encoder(**arguments, **wanted, return_dict=True)
-    pixels, grids = arguments[name], arguments.get(modality.grids)
-    grids = None if grids is None else grids.cpu()
+    pixels, grids = arguments[name], grids_of(modality, arguments)
     if modality is IMAGE:
         features, levels = _pictures(family, output, runs)
         sources = list(range(len(features)))
     else:
         features, levels, sources = frames_of(output, pixels, grids)
+        if THINNING in kwargs:
+            used = used | {THINNING}
+            output, features = thinned(output, features, sources, kwargs[THINNING])
+            whole = sum(len(rows) for rows in features) == len(kwargs[THINNING])
+            grids = grids if whole else None
     packed = is_packed(model, modality)
     layout = layout_of(model, family, modality, arguments, features)
     states, classes = None, [None] * len(features)
@@ -149,7 +153,7 @@ def encode(
     tokens = []
     for i, rows in enumerate(features):
         size = grids[sources[i]] if grids is not None else None
-        grid = patch_grid(family, model, len(rows), size, lines=lines)
+        grid = patch_grid(family, len(rows), size, lines=lines)
         tokens.append(VisualTokens(rows.detach(), grid, candidates[i], **fields[i]))
     stacked = pixels.ndim == 5 and pixels.shape[0] * pixels.shape[1] == len(features)
     return Encoded(

@@ -49,9 +49,11 @@ class Family:
         Whether an entry is a square of patches.
     mrope : bool
         Whether positions have several axes, which cannot be renumbered.
-    merge : str or None
-        Attribute of the vision configuration: how many patches on a side make one token, where
-        `image_grid_thw` counts patches.
+    grids : bool
+        Whether the processor says how many patches a picture or frame has in rows and columns;
+        squares of them make one token.
+    inside : str
+        Why tokens cannot be dropped between layers of the language model; "" where they can.
     text : str
         What kind of image-text model the vision tower comes from, for people; "" where its text
         tower is not to be had.
@@ -72,7 +74,8 @@ class Family:
     tiled: Literal["no", "run", "begin", "end"] = "no"
     square: bool = True
     mrope: bool = False
-    merge: str | None = None
+    grids: bool = False
+    inside: str = ""
     text: str = ""
     tokens: str = ""
     frame: str = ""
@@ -180,7 +183,7 @@ QWEN: dict[str, Any] = {
     "video": "tokens",
     "question": r"(?i)<\|im_(?:start|end)\|>|\b(?:user|assistant|system)\b",
     "mrope": True,
-    "merge": "spatial_merge_size",
+    "grids": True,
     "tokens": "by the picture's size",
     "frame": "by its size; two frames make one",
 }
@@ -331,13 +334,73 @@ OVIS2 = Family(
     tiled="begin",
     tokens="256 a tile, 1 to 10 tiles",
 )
+CHAT: dict[str, Any] = {
+    "positions": "original",
+    "question": r"(?i)<\|im_(?:start|end)\|>|\b(?:user|assistant|system)\b",
+}
+LIGHTON_OCR = Family(
+    name="LightOnOCR",
+    model_type="lighton_ocr",
+    classes=("LightOnOcrForConditionalGeneration", "LightOnOcrModel"),
+    hub=("lightonai/LightOnOCR-1B-1025",),
+    tower="vision_encoder",
+    projector="vision_projection",
+    square=False,
+    tokens="by the picture's size",
+    **CHAT,
+)
+DEEPSEEK_VL = Family(
+    name="DeepSeek-VL",
+    model_type="deepseek_vl",
+    classes=("DeepseekVLForConditionalGeneration", "DeepseekVLModel"),
+    hub=("deepseek-community/deepseek-vl-1.3b-chat",),
+    positions="original",
+    tower="vision_model",
+    projector="aligner",
+    text="SigLIP",
+    tokens="576",
+)
+GOT_OCR2 = Family(
+    name="GOT-OCR 2.0",
+    model_type="got_ocr2",
+    classes=("GotOcr2ForConditionalGeneration", "GotOcr2Model"),
+    hub=("stepfun-ai/GOT-OCR-2.0-hf",),
+    tiled="run",
+    tokens="256 a tile, 1 to 13 tiles",
+    **CHAT,
+)
+VIDEO_LLAMA_3 = Family(
+    name="VideoLLaMA 3",
+    model_type="video_llama_3",
+    classes=("VideoLlama3ForConditionalGeneration", "VideoLlama3Model"),
+    hub=("lkhl/VideoLLaMA3-2B-Image-HF",),
+    tower="vision_model",
+    projector="projector",
+    video="tokens",
+    grids=True,
+    tokens="by the picture's size",
+    **CHAT,
+)
+GEMMA4 = Family(
+    name="Gemma 4",
+    model_type="gemma4",
+    classes=("Gemma4ForConditionalGeneration", "Gemma4Model"),
+    hub=("google/gemma-4-e2b-it",),
+    positions="original",
+    question=r"<\|?turn\|?>|\b(?:user|model)\n",
+    projector="embed_vision",
+    video="tokens",
+    grids=True,
+    inside="layers of it read keys and values of others, and of each token a row of their own",
+    tokens="up to 280, by the picture's shape",
+)
 FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
         LLAVA, VIPLLAVA, LLAVA_NEXT, LLAVA_ONEVISION, LLAVA_NEXT_VIDEO, QWEN2_VL, QWEN2_5_VL,
         QWEN3_VL, QWEN3_VL_MOE, QWEN3_5, QWEN3_5_MOE, INTERNVL, GEMMA3, PALIGEMMA, MISTRAL3,
         GLM4V, GLM4V_MOE, GLM46V, PERCEPTION_LM, IDEFICS3, SMOLVLM, AYA_VISION, COHERE2_VISION,
-        OVIS2,
+        OVIS2, LIGHTON_OCR, DEEPSEEK_VL, GOT_OCR2, VIDEO_LLAMA_3, GEMMA4,
     )
 }  # fmt: skip
 
@@ -381,16 +444,17 @@ def _is_remote(model: Any) -> bool:
 
 
 def patch_grid(
-    family: Family, model: Any, tokens: int, sizes: Tensor | None = None, *, lines: bool = False
+    family: Family, tokens: int, sizes: Tensor | None = None, *, lines: bool = False
 ) -> tuple[int, int] | None:
     """Rows and columns of the tokens of a picture or frame, or None where they form no such grid.
 
-    `sizes` are its patches in time, rows and columns, where the family counts them. `lines`: a
+    `sizes` are its patches in time, rows and columns, where the processor counts them. `lines`: a
     separator ends each line of patches.
     """
-    if sizes is not None and family.merge is not None:
-        side = getattr(model.config.vision_config, family.merge)
-        rows, columns = (int(size) // side for size in sizes[1:])
+    if sizes is not None and family.grids:
+        height, width = (int(size) for size in sizes[1:])
+        side = math.isqrt(height * width // max(tokens, 1))
+        rows, columns = height // max(side, 1), width // max(side, 1)
         return (rows, columns) if rows * columns == tokens else None
     if not family.square or lines:
         return None

@@ -2,10 +2,36 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from sparevlm.hf.media import Modality
+
+# VideoLLaMA's processor says by it which tokens repeat the frame before; stock drops them.
+THINNING = "video_compression_mask"
+
+
+def grids_of(modality: Modality, arguments: dict[str, Any]) -> Tensor | None:
+    """Patches in time, rows and columns [N, 3] of each picture or video; on the CPU.
+
+    None where the arguments of the encoder do not say.
+    """
+    grids: Tensor | None = arguments.get(modality.grids)
+    if grids is not None:
+        return grids.cpu()
+    places = arguments.get(f"{modality.name}_position_ids")
+    if places is None:
+        return None
+    # Columns and rows of each patch, padded with -1; frames [V, F, P, 2], or of all videos in turn.
+    sizes = places.flatten(0, -3).amax(1).flip(1).cpu() + 1
+    frames = arguments.get("num_frames_per_video")
+    if frames is None:
+        frames = torch.ones(len(places)).long() * (places.shape[1] if places.ndim == 4 else 1)
+    frames = torch.as_tensor(frames).cpu()
+    return torch.cat([frames[:, None], sizes[frames.cumsum(0) - frames]], 1)
 
 
 def frames_of(
@@ -22,6 +48,23 @@ def frames_of(
     sizes = [_sizes(len(rows), count) for rows, count in zip(videos, counts, strict=True)]
     levels = [_cut(level, sizes) for level in deeper(output)]
     return _cut(videos, sizes), levels, [i for i, count in enumerate(counts) for _ in range(count)]
+
+
+def thinned(
+    output: Any, frames: list[Tensor], sources: list[int], mask: Tensor
+) -> tuple[Any, list[Tensor]]:
+    """The output and the frames [N_i, D] without what a mask [sum of N_i] leaves out.
+
+    Stock code would leave that out itself, of the features that it is given.
+    """
+    kept = mask.to(frames[0].device).split([len(rows) for rows in frames])
+    frames = [rows[there] for rows, there in zip(frames, kept, strict=True)]
+    videos: dict[int, list[Tensor]] = {}
+    for source, rows in zip(sources, frames, strict=True):
+        videos.setdefault(source, []).append(rows)
+    output = copy.copy(output)
+    output.pooler_output = [torch.cat(rows) for rows in videos.values()]
+    return output, frames
 
 
 def video_ends(frames: list[Tensor]) -> list[Tensor | None]:

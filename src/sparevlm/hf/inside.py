@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sparevlm.hf.attached import Attached
+from sparevlm.hf.families import find_family
 from sparevlm.hf.layer_scores import KeyTap, LayerProbe
 from sparevlm.hf.media import token_types
 from sparevlm.hf.report import ImageReport, Report
@@ -78,6 +79,12 @@ class _Call:
 def check_decoder(method: DecoderMethod, model: Any) -> None:
     """Raise ValueError unless a decoder method can work in this model's language model."""
     decoder = model.base_model.get_decoder()
+    why = find_family(model).inside
+    if why:
+        raise ValueError(
+            f"{type(method).__name__} cannot work inside {type(decoder).__name__}: {why}; use a "
+            "method that prunes before the decoder"
+        )
     layers: Any = getattr(decoder, "layers", ())
     parts = ("q_proj", "k_proj", "head_dim", "scaling")
     attentions = [getattr(layer, "self_attn", None) for layer in layers]

@@ -57,7 +57,7 @@ def _averaged(family: Family, rows: Tensor, tokens: int) -> Tensor | None:
     """Rows [L, C] of one square tile as `tokens` means of equal cells [N, C]."""
     if len(rows) - tokens in (0, 1):
         return rows[len(rows) - tokens :]
-    if not family.square or family.merge is not None:
+    if not family.square or family.grids:
         return None
     rows = rows[class_tokens(len(rows)) :]
     side, coarse = math.isqrt(len(rows)), math.isqrt(tokens)

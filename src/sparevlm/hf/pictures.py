@@ -157,7 +157,7 @@ def locate(
             numbers = encoded.tile_of[i]
             for number in numbers.unique():
                 part = numbers == number
-                found.append(tile.at(part, patch_grid(family, model, int(part.sum()))))
+                found.append(tile.at(part, patch_grid(family, int(part.sum()))))
         elif found and not tiles and not begins and _same(family, ids, found[-1], tile):
             found[-1] = found[-1].joined_with(tile)
         else:
