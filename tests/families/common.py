@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -54,15 +55,22 @@ def with_frames(processor: type) -> type:
     return WithFrames
 
 
-def processor_of(family: str, name: str) -> Any:
-    """A processor whose module wants torchvision for a function that the PIL module has too."""
+def processor_of(family: str, name: str, like: str = "") -> Any:
+    """A processor whose module wants torchvision for a function that a PIL module has too.
+
+    That of the family, or of one that it is `like`: Gemma4 for Gemma4Unified.
+    """
     if is_torchvision_available():
         return getattr(transformers, name)
-    place = f"transformers.models.{family}"
-    wanted = f"{place}.image_processing_{family}"
-    sys.modules[wanted] = importlib.import_module(f"{place}.image_processing_pil_{family}")
+    other = like.lower() or family
+    there = importlib.import_module(f"transformers.models.{other}.image_processing_pil_{other}")
+    wanted = f"transformers.models.{family}.image_processing_{family}"
+    own = name.removesuffix("Processor")
+    sys.modules[wanted] = found = types.ModuleType(wanted)
+    found.__dict__.update({k.replace(like or own, own): v for k, v in vars(there).items()})
     try:
-        return getattr(importlib.import_module(f"{place}.processing_{family}"), name)
+        module = importlib.import_module(f"transformers.models.{family}.processing_{family}")
+        return getattr(module, name)
     finally:
         del sys.modules[wanted]
 

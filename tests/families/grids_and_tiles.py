@@ -273,7 +273,7 @@ def ovis2() -> Made:
     return Made("ovis2", model, processor)
 
 
-class _Tiles(PilBackend):
+class Tiles(PilBackend):
     """Tiles along the longer side, and the whole picture.
 
     It stands in for image processors that cannot be imported without torchvision.
@@ -295,7 +295,7 @@ class _Tiles(PilBackend):
         return tiles.reshape(-1, 3, height, width)
 
 
-class _Llama4Tiles(_Tiles):
+class _Llama4Tiles(Tiles):
     """A square picture is one tile; another is two, and the whole after them."""
 
     def _preprocess(self, images: Any, return_tensors: Any, **options: Any) -> BatchFeature:
@@ -336,7 +336,7 @@ def llama4() -> Made:
     return Made("llama4", model, processor, image="<|image|>")
 
 
-class _PerceptionTiles(_Tiles):
+class _PerceptionTiles(Tiles):
     """The whole, and two tiles; always three, as pictures of one batch must agree."""
 
     def _preprocess(self, images: Any, return_tensors: Any, **options: Any) -> BatchFeature:

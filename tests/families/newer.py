@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import transformers as tf
+from transformers.image_processing_utils import BatchFeature
+from transformers.image_utils import SizeDict
+from transformers.processing_utils import ImagesKwargs
 
 from tests.families.common import (
     Made,
@@ -16,7 +19,7 @@ from tests.families.common import (
     vision_settings,
     with_frames,
 )
-from tests.families.grids_and_tiles import wide
+from tests.families.grids_and_tiles import Tiles, wide
 from tests.families.videos import MergedFrames, PlacedFrames
 
 MEAN = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
@@ -95,30 +98,38 @@ def video_llama_3() -> Made:
     return Made("video_llama_3", model, processor, image="<|image_pad|>", video="<|video_pad|>")
 
 
-def _gemma4(**text: Any) -> Made:
-    tokenizer = make_tokenizer(
+def _gemma4_tokenizer() -> Any:
+    return make_tokenizer(
         "<|video|>", image_token="<|image|>", boi_token="<|image>", eoi_token="<image|>",
         audio_token="<|audio|>", boa_token="<|audio>", eoa_token="<audio|>",
     )  # fmt: skip
+
+
+def _gemma4_text(tokenizer: Any, **more: Any) -> dict[str, Any]:
+    return text_settings(
+        tokenizer, sliding_window=24, global_head_dim=16, num_hidden_layers=4,
+        layer_types=["sliding_attention", "full_attention"] * 2, **more,
+    )  # fmt: skip
+
+
+def _gemma4_ids(tokenizer: Any) -> dict[str, Any]:
+    names = ("image", "audio", "boi", "eoi")
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in names}
+    video = tokenizer.convert_tokens_to_ids("<|video|>")
+    return ids | {"video_token_id": video, "tie_word_embeddings": False}
+
+
+def _gemma4(**text: Any) -> Made:
+    tokenizer = _gemma4_tokenizer()
     vision = vision_settings(patch=8, head_dim=8, num_key_value_heads=4)
     config = tf.Gemma4Config(
         vision_config=vision | {"pooling_kernel_size": 2, "position_embedding_size": 64},
-        text_config=text_settings(
-            tokenizer, sliding_window=24, global_head_dim=16, num_hidden_layers=4,
-            layer_types=["sliding_attention", "full_attention"] * 2, **text,
-        ),
-        image_token_id=tokenizer.image_token_id,
-        video_token_id=tokenizer.convert_tokens_to_ids("<|video|>"),
-        audio_token_id=tokenizer.audio_token_id,
-        boi_token_id=tokenizer.boi_token_id,
-        eoi_token_id=tokenizer.eoi_token_id,
-        tie_word_embeddings=False,
-    )  # fmt: skip
+        text_config=_gemma4_text(tokenizer, **text),
+        **_gemma4_ids(tokenizer),
+    )
     images = tf.Gemma4ImageProcessorPil(patch_size=8, max_soft_tokens=70, pooling_kernel_size=2)
-    known = inspect.signature(tf.Gemma4Model.get_video_features).parameters
-    frames = PlacedFrames(stacked="num_frames_per_video" not in known)
     make_processor = with_frames(processor_of("gemma4", "Gemma4Processor"))
-    processor = make_processor(tf.Gemma4AudioFeatureExtractor(), images, tokenizer, frames)
+    processor = make_processor(tf.Gemma4AudioFeatureExtractor(), images, tokenizer, PlacedFrames())
     model = wide(
         lambda: tf.Gemma4ForConditionalGeneration(config), "embed_vision", "per_layer", "input_proj"
     )
@@ -142,6 +153,113 @@ def gemma4_moe() -> Made:
     return made
 
 
+def _patches(image: np.ndarray, side: int) -> np.ndarray:
+    """[3, H, W] -> [patches, side * side * 3], row by row."""
+    _, height, width = image.shape
+    cut = image.reshape(3, height // side, side, width // side, side)
+    return cut.transpose(1, 3, 2, 4, 0).reshape(-1, side * side * 3)
+
+
+class _WholePatches(Tiles):
+    """Pictures of up to 70 patches of 16 x 16, each with its place; each patch is a token."""
+
+    def _preprocess(self, images: Any, return_tensors: Any, **options: Any) -> BatchFeature:
+        found, places, counts = [], [], []
+        for image in images:
+            height, width = (side // 16 for side in image.shape[-2:])
+            size = {"height": 16 * height, "width": 16 * width}
+            scaled = self.cut(image, 1, 1, options | {"size": SizeDict(**size)})[0]
+            patches, counted = _patches(scaled, 16), height * width
+            place = np.stack(np.meshgrid(range(width), range(height)), -1).reshape(-1, 2)
+            found.append(np.pad(patches, ((0, 120 - counted), (0, 0))))
+            places.append(np.pad(place, ((0, 120 - counted), (0, 0)), constant_values=-1))
+            counts.append(counted)
+        data = {"pixel_values": np.stack(found), "image_position_ids": np.stack(places)}
+        several = BatchFeature(data, tensor_type=return_tensors)
+        several["num_soft_tokens_per_image"] = counts
+        return several
+
+
+def gemma4_unified() -> Made:
+    tokenizer = _gemma4_tokenizer()
+    config = tf.Gemma4UnifiedConfig(
+        vision_config={
+            "patch_size": 8, "pooling_kernel_size": 2, "mm_embed_dim": 32, "mm_posemb_size": 64,
+            "output_proj_dims": 32,
+        },
+        audio_config=None,
+        text_config=_gemma4_text(tokenizer, use_bidirectional_attention="vision"),
+        **_gemma4_ids(tokenizer),
+    )  # fmt: skip
+    own = processor_of("gemma4_unified", "Gemma4UnifiedProcessor", like="Gemma4")
+    processor = with_frames(own)(
+        tf.Gemma4UnifiedAudioFeatureExtractor(), _WholePatches(**MEAN), tokenizer,
+        PlacedFrames(patch=16, pooled=1),
+    )  # fmt: skip
+    model = wide(lambda: tf.Gemma4UnifiedForConditionalGeneration(config), "embed_vision")
+    image, video = "<|image|>", "<|video|>"
+    return Made("gemma4_unified", model, processor, image=image, video=video, nested=True)
+
+
+class _Lfm2Kwargs(ImagesKwargs, total=False):
+    return_row_col_info: bool
+
+
+class _Lfm2Tiles(Tiles):
+    """A square picture is whole; another is cut into two tiles, and has a coarser one of all."""
+
+    valid_kwargs = _Lfm2Kwargs
+    tile_size, downsample_factor, encoder_patch_size, use_thumbnail = 32, 2, 8, True
+
+    def _preprocess(self, images: Any, return_tensors: Any, **options: Any) -> BatchFeature:
+        found, shapes, rows, columns, sizes = [], [], [], [], []
+        for image in images:
+            height, width = image.shape[-2:]
+            rows.append(1 + (height > width))
+            columns.append(1 + (width > height))
+            sizes.append(
+                [48, 48] if height == width else [16 * (1 + rows[-1]), 16 * (1 + columns[-1])]
+            )
+            tiles = [self.cut(image, 1, 1, options | _size(*sizes[-1]))[0]]
+            if height != width:
+                tiles = [*self.cut(image, rows[-1], columns[-1], options | _size(32, 32)), *tiles]
+            found += [_patches(tile, 8) for tile in tiles]
+            shapes += [[side // 8 for side in tile.shape[1:]] for tile in tiles]
+        longest = max(len(patches) for patches in found)
+        padded = [np.pad(patches, ((0, longest - len(patches)), (0, 0))) for patches in found]
+        mask = [[1] * len(patches) + [0] * (longest - len(patches)) for patches in found]
+        data = {"pixel_values": np.stack(padded), "spatial_shapes": shapes}
+        several = BatchFeature(data | {"pixel_attention_mask": mask}, tensor_type="pt")
+        several["image_rows"], several["image_cols"] = rows, columns
+        several["image_sizes"] = sizes
+        return several
+
+
+def _size(height: int, width: int) -> dict[str, Any]:
+    return {"size": SizeDict(height=height, width=width)}
+
+
+def lfm2_vl() -> Made:
+    places = [f"<|img_row_{row}_col_{column}|>" for row in (1, 2) for column in (1, 2)]
+    tokenizer = make_tokenizer(
+        *places, image_token="<image>", image_start_token="<|image_start|>",
+        image_end_token="<|image_end|>", image_thumbnail_token="<|img_thumbnail|>",
+    )  # fmt: skip
+    text = text_settings(tokenizer, layer_types=["conv", "full_attention"], block_ff_dim=96)
+    config = tf.Lfm2VlConfig(
+        vision_config=tf.Siglip2VisionConfig(
+            **vision_settings(patch=8, vision_use_head=False, num_patches=16)
+        ),
+        text_config=tf.Lfm2Config(**text),
+        image_token_id=tokenizer.image_token_id,
+        projector_hidden_size=64,
+        tie_word_embeddings=False,
+    )
+    processor = tf.Lfm2VlProcessor(_Lfm2Tiles(**MEAN), tokenizer)
+    model = wide(lambda: tf.Lfm2VlForConditionalGeneration(config))
+    return Made("lfm2_vl", model, processor, nested=True)
+
+
 # The configuration that must be there, for transformers grew some of them after 5.18.
 _BUILDERS: tuple[tuple[str, Callable[[], Made]], ...] = (
     ("LightOnOcrConfig", lighton_ocr),
@@ -150,5 +268,7 @@ _BUILDERS: tuple[tuple[str, Callable[[], Made]], ...] = (
     ("VideoLlama3Config", video_llama_3),
     ("Gemma4Config", gemma4),
     ("Gemma4Config", gemma4_moe),
+    ("Gemma4UnifiedConfig", gemma4_unified),
+    ("Lfm2VlConfig", lfm2_vl),
 )
 BUILDERS = {make.__name__: make for name, make in _BUILDERS if hasattr(tf, name)}

@@ -6,11 +6,13 @@ placeholders is the true one.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from PIL import Image
 from transformers.image_processing_utils import BatchFeature
 from transformers.processing_utils import VideosKwargs
@@ -95,20 +97,26 @@ class MergedFrames(GridFrames):
 
 
 class PlacedFrames:
-    """Patches of 8 x 8 row by row with the place of each, padded to one length, as Gemma 4 has.
+    """Patches row by row with the place of each, padded to one length, as Gemma 4 has them.
 
-    `stacked`: videos of one length on an axis of their own, as before transformers 5.20.
+    Where the model is not told how many frames a video has, all have as many.
     """
 
     model_input_names = ("pixel_values_videos", "video_position_ids", "num_frames_per_video")
     valid_kwargs = VideosKwargs
-    patch_size, pooling_kernel_size, length = 8, 2, 60
+    length = 60
 
-    def __init__(self, *, stacked: bool = False) -> None:
-        self.stacked = stacked
+    def __init__(self, patch: int = 8, pooled: int = 2) -> None:
+        self.patch_size, self.pooling_kernel_size = patch, pooled
+        known = inspect.signature(transformers.Gemma4Model.get_video_features).parameters
+        self.stacked = "num_frames_per_video" not in known
 
     def __call__(self, videos: Any, return_tensors: Any = "pt", **options: Any) -> BatchFeature:
-        side, rows, columns = self.patch_size, 6, 8
+        side, rows, columns = (
+            self.patch_size,
+            3 * self.pooling_kernel_size,
+            4 * self.pooling_kernel_size,
+        )
         frames, counts = [], []
         for video in make_batched_videos(videos):
             pixels = scaled(video, rows * side, columns * side)

@@ -34,6 +34,8 @@ from tests.hf import test_video
 REFUSED = {
     "gemma4": "cannot work inside Gemma4TextModel",
     "gemma4_moe": "cannot work inside Gemma4TextModel",
+    "gemma4_unified": "cannot work inside Gemma4UnifiedTextModel",
+    "lfm2_vl": "no layers with separate queries and keys",  # convolutions in between
     "qwen3_5": "no layers with separate queries and keys",  # linear attention in between
     "qwen3_5_moe": "no layers with separate queries and keys",
     "qwen3_vl": "add features to every visual token",  # in all of its two layers

@@ -40,9 +40,10 @@ class Family:
         model's.
     newline : bool
         Whether each line of patches, and so each picture, ends with one and the same row.
-    tiled : "no", "run", "begin" or "end"
+    tiled : "no", "run", "near", "begin" or "end"
         How the tiles of one picture are told from the next picture's: "no": a picture is one entry;
-        "run": tiles follow each other without a token between them; "begin" or "end": the token
+        "run": tiles follow each other without a token between them; "near": with one at most, and
+        pictures with more; "begin" or "end": the token
         before a run of placeholders tells the first, or the last, tile of a picture, and is the one
         before the first, or the last, run of the prompt.
     square : bool
@@ -71,7 +72,7 @@ class Family:
     tower: str = "vision_tower"
     projector: str = "multi_modal_projector"
     newline: bool = False
-    tiled: Literal["no", "run", "begin", "end"] = "no"
+    tiled: Literal["no", "run", "near", "begin", "end"] = "no"
     square: bool = True
     mrope: bool = False
     grids: bool = False
@@ -385,7 +386,7 @@ GEMMA4 = Family(
     name="Gemma 4",
     model_type="gemma4",
     classes=("Gemma4ForConditionalGeneration", "Gemma4Model"),
-    hub=("google/gemma-4-e2b-it",),
+    hub=("google/gemma-4-E2B-it",),
     positions="original",
     question=r"<\|?turn\|?>|\b(?:user|model)\n",
     projector="embed_vision",
@@ -393,6 +394,32 @@ GEMMA4 = Family(
     grids=True,
     inside="layers of it read keys and values of others, and of each token a row of their own",
     tokens="up to 280, by the picture's shape",
+    frame="up to 70, by its shape",
+)
+GEMMA4_UNIFIED = Family(
+    name="Gemma 4 (unified)",
+    model_type="gemma4_unified",
+    classes=("Gemma4UnifiedForConditionalGeneration", "Gemma4UnifiedModel"),
+    hub=("google/gemma-4-12B-it",),
+    positions="original",
+    question=r"<\|?turn\|?>|\b(?:user|model)\n",
+    tower="embed_vision",
+    projector="",
+    video="tokens",
+    grids=True,
+    inside="it rotates queries and keys in a way that is not read here",
+    tokens="up to 280, by the picture's shape",
+    frame="up to 70, by its shape",
+)
+LFM2_VL = Family(
+    name="LFM2-VL",
+    model_type="lfm2_vl",
+    classes=("Lfm2VlForConditionalGeneration", "Lfm2VlModel"),
+    hub=("LiquidAI/LFM2-VL-1.6B",),
+    tiled="near",
+    grids=True,
+    tokens="up to 256 a tile, 1 to 11 tiles",
+    **CHAT,
 )
 FAMILIES: dict[str, Family] = {
     family.model_type: family
@@ -400,7 +427,8 @@ FAMILIES: dict[str, Family] = {
         LLAVA, VIPLLAVA, LLAVA_NEXT, LLAVA_ONEVISION, LLAVA_NEXT_VIDEO, QWEN2_VL, QWEN2_5_VL,
         QWEN3_VL, QWEN3_VL_MOE, QWEN3_5, QWEN3_5_MOE, INTERNVL, GEMMA3, PALIGEMMA, MISTRAL3,
         GLM4V, GLM4V_MOE, GLM46V, PERCEPTION_LM, IDEFICS3, SMOLVLM, AYA_VISION, COHERE2_VISION,
-        OVIS2, LIGHTON_OCR, DEEPSEEK_VL, GOT_OCR2, VIDEO_LLAMA_3, GEMMA4,
+        OVIS2, LIGHTON_OCR, DEEPSEEK_VL, GOT_OCR2, VIDEO_LLAMA_3, GEMMA4, GEMMA4_UNIFIED,
+        LFM2_VL,
     )
 }  # fmt: skip
 

@@ -22,6 +22,9 @@ def grids_of(modality: Modality, arguments: dict[str, Any]) -> Tensor | None:
     grids: Tensor | None = arguments.get(modality.grids)
     if grids is not None:
         return grids.cpu()
+    shapes: Tensor | None = arguments.get("spatial_shapes")
+    if shapes is not None:
+        return torch.cat([torch.ones_like(shapes[:, :1]), shapes], 1).cpu()
     places = arguments.get(f"{modality.name}_position_ids")
     if places is None:
         return None

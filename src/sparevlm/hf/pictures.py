@@ -171,8 +171,9 @@ def _same(family: Family, ids: Tensor, first: Picture, second: Picture) -> bool:
         return False
     if family.tiled == "no":
         return False
-    if family.tiled == "run":
-        return int(first.columns[-1]) + 1 == int(second.columns[0])
+    if family.tiled in ("run", "near"):
+        between = int(second.columns[0]) - int(first.columns[-1]) - 1
+        return between <= (family.tiled == "near")
     row = ids[first.row]
     places = (row == row[first.columns[0]]).nonzero()[:, 0]
     if family.tiled == "begin":

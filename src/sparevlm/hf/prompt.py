@@ -88,6 +88,11 @@ def shorten(
     if prefix is not None:
         if prefix.columns:
             out["input_ids"] = torch.cat([prefix.kept, new_ids], 1)
+            # Gemma 4 and Molmo 2 read types from the start of the sequence; others cut them there.
+            for name in ("token_type_ids", "mm_token_type_ids"):
+                if name in out:
+                    told = torch.zeros_like(prefix.kept).to(out[name].dtype)
+                    out[name] = torch.cat([told, out[name]], 1)
         if positions is not None and prefix.positions is not None:
             earlier = prefix.positions.expand(*positions.shape[:-1], -1)
             all_positions = torch.cat([earlier, positions], -1)
