@@ -75,7 +75,9 @@ def by_hand(family, inputs, report, original):
     columns, rows, levels = visual_rows(family, inputs)
     for token, mark in picture_marks(family, inputs).items():
         embedded[ids == token] = mark.to(embedded)
-    embedded[columns] = rows.to(embedded)
+    # Molmo 2 adds the rows to what it embeds placeholders as; others put them in their place.
+    base = embedded[columns] if facts(family).model_type == "molmo2" else 0
+    embedded[columns] = base + rows.to(embedded)
     keep, first = set(range(len(ids))), 0
     for picture in report:
         mine = columns[first : first + picture.before].tolist()
@@ -138,10 +140,12 @@ def picture_marks(family, inputs):
 def token_kinds(family, inputs):
     """0 for words, 1 for pictures, 2 for videos [B, L]; the processor's where it says so."""
     config, ids = family.model.config, inputs["input_ids"]
-    if "mm_token_type_ids" in inputs:
+    if "mm_token_type_ids" in inputs and facts(family).model_type != "molmo2":
         return inputs["mm_token_type_ids"].long()
     video = getattr(config, "video_token_id", None)
     found = (ids == config.image_token_id).long()
+    if facts(family).model_type == "molmo2":  # one token for both; it takes pictures or videos
+        return found * (2 if "pixel_values_videos" in inputs else 1)
     return found if video is None else found + 2 * (ids == video).long()
 
 

@@ -20,7 +20,7 @@ from tests.families.common import (
     with_frames,
 )
 from tests.families.grids_and_tiles import Tiles, wide
-from tests.families.videos import MergedFrames, PlacedFrames
+from tests.families.videos import GridFrames, MergedFrames, PlacedFrames, PooledFrames
 
 MEAN = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
 
@@ -260,6 +260,125 @@ def lfm2_vl() -> Made:
     return Made("lfm2_vl", model, processor, nested=True)
 
 
+def qianfan_ocr() -> Made:
+    tokenizer = make_tokenizer(
+        "<image>", start_image_token="<img>", end_image_token="</img>",
+        context_image_token="<IMG_CONTEXT>",
+    )  # fmt: skip
+    vision = vision_settings(image_size=[56, 56], patch_size=[14, 14])
+    config = tf.QianfanOCRConfig(
+        vision_config=vision,
+        text_config=tf.Qwen3Config(**text_settings(tokenizer)),
+        image_token_id=tokenizer.context_image_token_id,
+        image_seq_length=4,
+    )
+    images = tf.GotOcr2ImageProcessorPil(
+        crop_to_patches=True, min_patches=1, max_patches=4, size={"height": 56, "width": 56}, **MEAN
+    )
+    processor = tf.QianfanOCRProcessor(images, tokenizer, image_seq_length=4)
+    model = wide(lambda: tf.QianfanOCRForConditionalGeneration(config))
+    return Made("qianfan_ocr", model, processor)
+
+
+class _PlainGrid(Tiles):
+    """Pictures of up to 60 tokens, each of 2 x 2 patches of 8 x 8, which are not flattened."""
+
+    merge_size = 2
+
+    def _preprocess(self, images: Any, return_tensors: Any, **options: Any) -> BatchFeature:
+        found, grids = [], []
+        for image in images:
+            height, width = (side // 32 * 2 for side in image.shape[-2:])
+            scaled = self.cut(image, 1, 1, options | _size(8 * height, 8 * width))[0]
+            cut = scaled.reshape(3, height, 8, width, 8).transpose(1, 3, 0, 2, 4)
+            found.append(cut.reshape(-1, 3, 8, 8))
+            grids.append([1, height, width])
+        data = {"pixel_values": np.concatenate(found), "image_grid_thw": np.array(grids)}
+        return BatchFeature(data, tensor_type="pt")
+
+
+def kimi_k25() -> Made:
+    tokenizer = make_tokenizer(
+        "<|media_begin|>", "<|media_content|>", "<|media_end|>", image_token="<|media_pad|>",
+        video_token="<|kimi_k25_video_placeholder|>",
+    )  # fmt: skip
+    text = text_settings(
+        tokenizer, num_key_value_heads=4, q_lora_rank=16, kv_lora_rank=16, qk_rope_head_dim=8,
+        qk_nope_head_dim=8, v_head_dim=16, n_routed_experts=4, num_experts_per_tok=2, n_group=1,
+        topk_group=1, moe_intermediate_size=32, first_k_dense_replace=1,
+    )  # fmt: skip
+    del text["head_dim"]
+    config = tf.Kimi_K25Config(
+        vision_config=vision_settings(patch=8, pos_emb_height=8, pos_emb_width=8),
+        text_config=tf.DeepseekV3Config(**text),
+        projection_hidden_size=32,
+        image_token_id=tokenizer.image_token_id,
+        video_token_id=tokenizer.video_token_id,
+        tie_word_embeddings=False,
+    )
+    processor = with_frames(tf.Kimi_K25Processor)(_PlainGrid(**MEAN), tokenizer, GridFrames())
+    model = wide(lambda: tf.Kimi_K25ForConditionalGeneration(config), "projector", "experts")
+    model.set_experts_implementation("eager")  # the one it comes with knows no float64
+    image = "<|media_begin|><|media_content|><|media_pad|><|media_end|>"
+    return Made("kimi_k25", model, processor, image=image)
+
+
+class _Molmo2Crops(Tiles):
+    """A square picture is seen once more in one crop; another in two, side by side.
+
+    Each crop has 8 x 8 patches of 7 x 7, of which 2 x 2 are a token.
+    """
+
+    def _preprocess(self, images: Any, return_tensors: Any, **options: Any) -> BatchFeature:
+        crops, pools, grids, counts, first = [], [], [], [], 0
+        for image in images:
+            rows, columns = (1 + (a > b) for a, b in (image.shape[-2:], image.shape[:-3:-1]))
+            tiles = [self.cut(image, 1, 1, options)[0], *self.cut(image, rows, columns, options)]
+            crops += [_patches(tile, 7) for tile in tiles]
+            places = first + np.arange(64 * len(tiles)).reshape(-1, 8, 8)
+            canvas = places[1:].reshape(rows, columns, 8, 8).transpose(0, 2, 1, 3)
+            for view in (places[0], canvas.reshape(8 * rows, 8 * columns)):
+                height, width = (side // 2 for side in view.shape)
+                pooled = view.reshape(height, 2, width, 2).transpose(0, 2, 1, 3)
+                pools.append(pooled.reshape(-1, 4))
+            grids.append([4, 4, 4 * rows, 4 * columns])
+            counts.append(len(tiles))
+            first += 64 * len(tiles)
+        data = {
+            "pixel_values": np.stack(crops), "image_token_pooling": np.concatenate(pools),
+            "image_grids": np.array(grids), "image_num_crops": np.array(counts),
+        }  # fmt: skip
+        return BatchFeature(data, tensor_type="pt")
+
+
+def molmo2() -> Made:
+    marks = (
+        "<im_patch>", "<im_col>", "<im_start>", "<low_res_im_start>", "<frame_start>", "<im_end>",
+        "<frame_end>", "<im_low>",
+    )  # fmt: skip
+    tokenizer = make_tokenizer(*marks, image_token="<|image|>", video_token="<|video|>")
+    ids = dict(zip(marks, tokenizer.convert_tokens_to_ids(list(marks)), strict=True))
+    vision = vision_settings(patch=7, head_dim=8, num_key_value_heads=4)
+    config = tf.Molmo2Config(
+        vision_config=vision | {"image_size": [56, 56]},
+        adapter_config={
+            "vision_feature_layer": [2, 1], "hidden_size": 32, "num_attention_heads": 4,
+            "num_key_value_heads": 4, "head_dim": 8, "intermediate_size": 64,
+            "text_hidden_size": 64,
+        },
+        text_config=text_settings(tokenizer, additional_vocab_size=0),
+        image_patch_id=ids["<im_patch>"],
+        image_start_token_id=ids["<im_start>"],
+        low_res_image_start_token_id=ids["<low_res_im_start>"],
+        image_end_token_id=ids["<im_end>"],
+        frame_start_token_id=ids["<frame_start>"],
+        frame_end_token_id=ids["<frame_end>"],
+    )  # fmt: skip
+    processor = with_frames(tf.Molmo2Processor)(_Molmo2Crops(**MEAN), PooledFrames(), tokenizer)
+    model = wide(lambda: tf.Molmo2ForConditionalGeneration(config))
+    return Made("molmo2", model, processor, image="<|image|>", video="<|video|>")
+
+
 # The configuration that must be there, for transformers grew some of them after 5.18.
 _BUILDERS: tuple[tuple[str, Callable[[], Made]], ...] = (
     ("LightOnOcrConfig", lighton_ocr),
@@ -270,5 +389,8 @@ _BUILDERS: tuple[tuple[str, Callable[[], Made]], ...] = (
     ("Gemma4Config", gemma4_moe),
     ("Gemma4UnifiedConfig", gemma4_unified),
     ("Lfm2VlConfig", lfm2_vl),
+    ("QianfanOCRConfig", qianfan_ocr),
+    ("Kimi_K25Config", kimi_k25),
+    ("Molmo2Config", molmo2),
 )
 BUILDERS = {make.__name__: make for name, make in _BUILDERS if hasattr(tf, name)}

@@ -141,6 +141,29 @@ class PlacedFrames:
         return several
 
 
+class PooledFrames:
+    """Frames of 8 x 8 patches, and which 2 x 2 of them each token is pooled from, as Molmo 2."""
+
+    model_input_names = ("pixel_values_videos", "video_token_pooling", "video_grids")
+    valid_kwargs = VideosKwargs
+
+    def __call__(self, videos: Any, return_tensors: Any = "pt", **options: Any) -> BatchFeature:
+        frames, counts = [], []
+        for video in make_batched_videos(videos):
+            pixels = scaled(video, 56, 56).reshape(-1, 3, 8, 7, 8, 7)
+            frames.append(pixels.transpose(0, 2, 4, 3, 5, 1).reshape(-1, 64, 3 * 7**2))
+            counts.append(len(pixels))
+        places = np.arange(64 * sum(counts)).reshape(-1, 4, 2, 4, 2).transpose(0, 1, 3, 2, 4)
+        data = {
+            "pixel_values_videos": np.concatenate(frames),
+            "video_token_pooling": places.reshape(-1, 4),
+            "video_grids": np.array([[count, 4, 4] for count in counts]),
+        }
+        several = BatchFeature(data, tensor_type="pt")
+        several["video_metadata"] = [_times(count) for count in counts]
+        return several
+
+
 def _times(frames: int) -> VideoMetadata:
     return VideoMetadata(
         total_num_frames=frames, fps=RATE, duration=frames / RATE, frames_indices=[*range(frames)]

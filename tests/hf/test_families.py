@@ -15,8 +15,9 @@ from transformers.models.auto import modeling_auto as auto
 
 from sparevlm.hf import attach
 from sparevlm.hf.encode import encode
-from sparevlm.hf.families import UnsupportedModelError, find_family
+from sparevlm.hf.families import FAMILIES, UnsupportedModelError, find_family
 from sparevlm.hf.media import IMAGE
+from sparevlm.hf.refused import REASONS
 from sparevlm.methods import SPARE, DivPrune, NoImage, RandomTokens, UniformGrid
 from sparevlm.relevance import ClipScorer
 from sparevlm.tokens import Residual
@@ -283,14 +284,29 @@ def test_static_cache_given(family):
         assert torch.equal(answer(family, inputs, past_key_values=cache), answer(family, inputs))
 
 
-def image_text_to_text() -> list[str]:
+def seeing_classes() -> list[str]:
+    """Model classes that transformers lists for text about pictures, videos or several kinds."""
     names = []
-    for found in auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.values():
-        names += [found] if isinstance(found, str) else list(found)
+    for mapping in (
+        "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
+        "MODEL_FOR_VIDEO_TEXT_TO_TEXT_MAPPING_NAMES",
+        "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES",
+    ):
+        for found in getattr(auto, mapping, {}).values():
+            names += [found] if isinstance(found, str) else list(found)
     return sorted({name for name in names if hasattr(transformers, name)})
 
 
-@pytest.mark.parametrize("name", image_text_to_text())
+def test_every_class_is_known():
+    """A new transformers may bring classes: support them, or refuse them in hf/refused.py."""
+    known = {name for family in FAMILIES.values() for name in family.classes}
+    kinds = {name: getattr(transformers, name).config_class.model_type for name in seeing_classes()}
+    unknown = [name for name in kinds if name not in known and kinds[name] not in REASONS]
+    assert not unknown, f"transformers {transformers.__version__} has {', '.join(unknown)}"
+    assert not set(FAMILIES) & set(REASONS)
+
+
+@pytest.mark.parametrize("name", seeing_classes())
 def test_every_class_is_tested_or_refused(name):
     cls = getattr(transformers, name)
     model = cls.__new__(cls)
@@ -305,8 +321,8 @@ def test_every_class_is_tested_or_refused(name):
     except UnsupportedModelError as error:
         assert name not in tested
         words = str(error)
-        assert words.startswith(f"{name} is not supported: ") and "\n" not in words
-        assert len(words.split(";")[0]) > len(f"{name} is not supported: ") + 20
+        assert words.startswith(f"{name} is not supported: {REASONS[kind]}; ")
+        assert "\n" not in words and len(REASONS[kind]) > 20
     else:
         assert name in tested
 

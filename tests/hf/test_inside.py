@@ -35,6 +35,7 @@ REFUSED = {
     "gemma4": "cannot work inside Gemma4TextModel",
     "gemma4_moe": "cannot work inside Gemma4TextModel",
     "gemma4_unified": "cannot work inside Gemma4UnifiedTextModel",
+    "kimi_k25": "no layers with separate queries and keys",  # latent attention
     "lfm2_vl": "no layers with separate queries and keys",  # convolutions in between
     "qwen3_5": "no layers with separate queries and keys",  # linear attention in between
     "qwen3_5_moe": "no layers with separate queries and keys",

@@ -35,6 +35,8 @@ class Family:
     video : "no", "pictures", "tokens" or "marks"
         How a video comes: not at all; as pictures, one a frame; in an argument of its own, with
         placeholders of its own; or so, with the placeholders of pictures between marks of a video.
+    marks : tuple of str
+        What the configuration calls the ids of the tokens before and after a video, or a frame.
     tower, projector : str
         Attributes of the base model: the vision encoder, and what maps its rows to the language
         model's.
@@ -69,6 +71,7 @@ class Family:
     positions: Literal["compact", "original"]
     question: str = r"(?i)\b(?:user|assistant|system)\s*:|\[/?INST\]"
     video: Literal["no", "pictures", "tokens", "marks"] = "no"
+    marks: tuple[str, str] = ("video_start_token_id", "video_end_token_id")
     tower: str = "vision_tower"
     projector: str = "multi_modal_projector"
     newline: bool = False
@@ -421,6 +424,39 @@ LFM2_VL = Family(
     tokens="up to 256 a tile, 1 to 11 tiles",
     **CHAT,
 )
+QIANFAN_OCR = Family(
+    name="Qianfan-OCR",
+    model_type="qianfan_ocr",
+    classes=("QianfanOCRForConditionalGeneration", "QianfanOCRModel"),
+    hub=("baidu/Qianfan-OCR",),
+    tiled="run",
+    tokens="256 a tile, 1 to 13 tiles",
+    **CHAT,
+)
+KIMI_K25 = Family(
+    name="Kimi K2.5",
+    model_type="kimi_k25",
+    classes=("Kimi_K25ForConditionalGeneration", "Kimi_K25Model"),
+    hub=("moonshotai/Kimi-K2.6",),
+    positions="original",
+    question=r"<\|im_(?:user|assistant|system|middle|end)\|>|\b(?:user|assistant|system)\b",
+    projector="mm_projector",
+    grids=True,
+    tokens="by the picture's size",
+)
+MOLMO2 = Family(
+    name="Molmo 2",
+    model_type="molmo2",
+    classes=("Molmo2ForConditionalGeneration", "Molmo2Model"),
+    hub=("allenai/Molmo2-8B",),
+    video="marks",
+    marks=("frame_start_token_id", "frame_end_token_id"),
+    square=False,
+    grids=True,
+    tokens="by the picture's size",
+    frame="196, or fewer",
+    **CHAT,
+)
 FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
@@ -428,7 +464,7 @@ FAMILIES: dict[str, Family] = {
         QWEN3_VL, QWEN3_VL_MOE, QWEN3_5, QWEN3_5_MOE, INTERNVL, GEMMA3, PALIGEMMA, MISTRAL3,
         GLM4V, GLM4V_MOE, GLM46V, PERCEPTION_LM, IDEFICS3, SMOLVLM, AYA_VISION, COHERE2_VISION,
         OVIS2, LIGHTON_OCR, DEEPSEEK_VL, GOT_OCR2, VIDEO_LLAMA_3, GEMMA4, GEMMA4_UNIFIED,
-        LFM2_VL,
+        LFM2_VL, QIANFAN_OCR, KIMI_K25, MOLMO2,
     )
 }  # fmt: skip
 

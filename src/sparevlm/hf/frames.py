@@ -19,7 +19,7 @@ def grids_of(modality: Modality, arguments: dict[str, Any]) -> Tensor | None:
 
     None where the arguments of the encoder do not say.
     """
-    grids: Tensor | None = arguments.get(modality.grids)
+    grids: Tensor | None = arguments.get(modality.grids, arguments.get("video_grids"))
     if grids is not None:
         return grids.cpu()
     shapes: Tensor | None = arguments.get("spatial_shapes")

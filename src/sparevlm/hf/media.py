@@ -46,8 +46,8 @@ def token_types(family: Family, model: Any, ids: Tensor) -> Tensor:
     if family.video == "tokens":
         types[ids == model.config.video_token_id] = VIDEO.code
     elif family.video == "marks":
-        begun = (ids == model.config.video_start_token_id).cumsum(1)
-        ended = (ids == model.config.video_end_token_id).cumsum(1)
+        first, last = (getattr(model.config, name) for name in family.marks)
+        begun, ended = (ids == first).cumsum(1), (ids == last).cumsum(1)
         types[(types == IMAGE.code) & (begun > ended)] = VIDEO.code
     return types
 
