@@ -140,7 +140,7 @@ def encode(
     if stated:
         states, classes = _patch_states(output.hidden_states, layer, features, layout)
     fields = capture.fields(features, classes, layout, rowwise=packed)
-    if "encoder" in needs:
+    if "encoder" in needs and not family.grids:  # those pixels are patches already
         patch = model.config.vision_config.patch_size
         for i, more in enumerate(fields):
             more["encode"] = _smaller(encoder, arguments, i, patch)

@@ -361,7 +361,6 @@ DEEPSEEK_VL = Family(
     positions="original",
     tower="vision_model",
     projector="aligner",
-    text="SigLIP",
     tokens="576",
 )
 GOT_OCR2 = Family(
@@ -383,6 +382,7 @@ VIDEO_LLAMA_3 = Family(
     video="tokens",
     grids=True,
     tokens="by the picture's size",
+    frame="by its size; what repeats the frame before is left out by the processor",
     **CHAT,
 )
 GEMMA4 = Family(
@@ -392,7 +392,7 @@ GEMMA4 = Family(
     hub=("google/gemma-4-E2B-it",),
     positions="original",
     question=r"<\|?turn\|?>|\b(?:user|model)\n",
-    projector="embed_vision",
+    projector="",
     video="tokens",
     grids=True,
     inside="layers of it read keys and values of others, and of each token a row of their own",
@@ -434,7 +434,7 @@ QIANFAN_OCR = Family(
     **CHAT,
 )
 KIMI_K25 = Family(
-    name="Kimi K2.5",
+    name="Kimi K2.5 and K2.6",
     model_type="kimi_k25",
     classes=("Kimi_K25ForConditionalGeneration", "Kimi_K25Model"),
     hub=("moonshotai/Kimi-K2.6",),
@@ -454,7 +454,7 @@ MOLMO2 = Family(
     square=False,
     grids=True,
     tokens="by the picture's size",
-    frame="196, or fewer",
+    frame="81",
     **CHAT,
 )
 FAMILIES: dict[str, Family] = {

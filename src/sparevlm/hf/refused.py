@@ -28,7 +28,7 @@ _PACKED = (
     "its pictures and their slices are packed into one row of pixels, of which its forward takes "
     "the first copy alone"
 )
-_UNTRIED = "it is new in transformers, and its pictures and videos have not been tried here"
+_UNTRIED = "nothing in it is known to stand against pruning, but it has not been tested here yet"
 _REWRITTEN = (
     "its forward takes no pruned features (mm_encoder_outputs), so it would have to be rewritten"
 )
