@@ -170,7 +170,7 @@ def test_static_cache(family):
 
 
 @placed
-def test_a_second_turn(family, positions):
+def test_a_second_turn(family, positions, named):
     inputs = family.inputs(ONE)
     options = {"return_dict_in_generate": True}
     with spare(positions=positions)(family.model):
@@ -184,7 +184,7 @@ def test_a_second_turn(family, positions):
                 longer[:, : inputs[name].shape[1]] = inputs[name]
                 whole[name] = longer
         rest = {k: v for k, v in inputs.items() if k not in whole}
-        found = answer(family, whole, past_key_values=first.past_key_values)
+        found = answer(family, whole, **named(first.past_key_values))
         if facts(family).model_type in ("paligemma",):
             return  # what came first attended to nothing behind it
         assert torch.equal(found, answer(family, whole | rest))
@@ -273,11 +273,11 @@ def test_nothing_is_left_behind(family):
         assert torch.equal(family.model(**inputs).logits, expected)
 
 
-def test_static_cache_given(family):
+def test_static_cache_given(family, named):
     inputs = family.inputs(ONE)
     cache = StaticCache(family.model.config.get_text_config(), max_cache_len=400)
     with spare()(family.model):
-        assert torch.equal(answer(family, inputs, past_key_values=cache), answer(family, inputs))
+        assert torch.equal(answer(family, inputs, **named(cache)), answer(family, inputs))
 
 
 def image_text_to_text() -> list[str]:

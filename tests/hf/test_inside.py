@@ -266,7 +266,7 @@ def conversation(family, inputs, first, follow):
 
 # In these, what was a prompt sees ahead, and what was an answer does not.
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"gemma3", "paligemma"}))
-def test_a_second_turn_equals_masking(wide, name) -> None:
+def test_a_second_turn_equals_masking(wide, name, named) -> None:
     family = wide(made(name))
     inputs = family.inputs(ONE)
     with Stages(keep=0.34, average=False)(family.model) as handle:
@@ -274,7 +274,7 @@ def test_a_second_turn_equals_masking(wide, name) -> None:
         cache, report = first.past_key_values, handle.report
         whole = conversation(family, inputs, first.sequences, TEXT)
         words = {k: v for k, v in whole.items() if not k.startswith(("pixel", "image"))}
-        found = answer(family, words, past_key_values=cache)
+        found = answer(family, words, **named(cache))
     assert not {"get_mask_sizes", "get_query_offset"} & set(vars(cache))
     places = token_kinds(family, inputs)[0].nonzero()[:, 0]
     with masking(family.model, {1: [gone(places, report)]}):
@@ -390,14 +390,14 @@ def test_masks_for_flash_attention_stay_flat() -> None:
     assert _mask(None, None, columns[:1], 3, torch.float32, True) is None
 
 
-def test_embeddings_over_a_pruned_cache_are_refused() -> None:
+def test_embeddings_over_a_pruned_cache_are_refused(named) -> None:
     family = made("llava")
     inputs = family.inputs(ONE)
     with torch.no_grad(), Stages(keep=3, average=False)(family.model):
         cache = family.model(**inputs, use_cache=True).past_key_values
         word = family.model.get_input_embeddings()(torch.tensor([[5]]))
         with pytest.raises(ValueError, match="go on from it with input_ids"):
-            family.model(inputs_embeds=word, past_key_values=cache)
+            family.model(inputs_embeds=word, **named(cache))
 
 
 @pytest.fixture(scope="module")
@@ -538,7 +538,7 @@ def test_beams(pocket) -> None:
         assert torch.equal(found, model.generate(**inputs, **more))
 
 
-def test_second_turn(pocket) -> None:
+def test_second_turn(pocket, named) -> None:
     model, processor = pocket
     inputs = pocket_inputs(processor, QUESTIONS[0])
     method = FastV(keep=120)
@@ -551,7 +551,7 @@ def test_second_turn(pocket) -> None:
         ids = torch.cat([first.sequences, more["input_ids"][:, 1:]], 1)
         second = model.generate(
             input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=5,
-            past_key_values=first.past_key_values,
+            **named(first.past_key_values),
         )  # fmt: skip
     columns = (inputs["input_ids"][0] == model.config.image_token_id).nonzero()[:, 0]
     gone = columns[~torch.isin(torch.arange(196), kept)]
@@ -627,13 +627,13 @@ def test_static_cache_is_refused(pocket) -> None:
         model.generate(**inputs, max_new_tokens=3, cache_implementation="static")
 
 
-def test_a_cropped_cache_is_refused(pocket) -> None:
+def test_a_cropped_cache_is_refused(pocket, named) -> None:
     model, processor = pocket
     inputs = pocket_inputs(processor, QUESTIONS[0])
     with FastV(keep=120)(model), pytest.raises(ValueError, match="cache was cropped"):
         cache = model(**inputs, use_cache=True).past_key_values
         cache.crop(-1)
-        model(input_ids=inputs["input_ids"][:, -1:], past_key_values=cache)
+        model(input_ids=inputs["input_ids"][:, -1:], **named(cache))
 
 
 @pytest.mark.parametrize("at", [(1, 3), (1, 2, 3)])

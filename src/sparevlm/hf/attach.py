@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import Cache
 
+from sparevlm.hf import stock
 from sparevlm.hf.attached import Attached
 from sparevlm.hf.expand import grouped_expansion
 from sparevlm.hf.families import find_family
 from sparevlm.hf.guidance import make_guidance
 from sparevlm.hf.inside import Inside, check_decoder
-from sparevlm.hf.memory import Memory, cached_tokens, remember
+from sparevlm.hf.memory import Memory, remember
 from sparevlm.hf.prune import Shrunk, generation_setting, shrink, uses_cache
 from sparevlm.hf.report import Report
 from sparevlm.methods.in_decoder import DecoderMethod
@@ -145,8 +145,7 @@ class Handle(Attached):
         memory = getattr(self._local, "memory", None)
         if memory is not None and not getattr(self._local, "generating", False):
             self._local.memory = None
-            parts = output if isinstance(output, tuple) else output.to_tuple()
-            remember(next((part for part in parts if isinstance(part, Cache)), None), memory)
+            remember(stock.output_cache(output), memory)
 
     # -- generate
 
@@ -167,8 +166,7 @@ class Handle(Attached):
             named["input_ids"] = named.pop("inputs")
         ids: Tensor | None = named.get("input_ids")
         if ids is None:
-            self._shrink(named, side="left", whole=True)  # refuses what cannot be pruned
-            return self._inside(named)
+            return self._inside(self._shrink(named, side="left", whole=True).kwargs)
         given = {name: value for name, value in named.items() if value is not None}
         guessed = {} if "attention_mask" in given else self._padding_mask(ids, given)
         shrunk = self._shrink(given | guessed, side="left", whole=True)
@@ -214,11 +212,11 @@ class Handle(Attached):
         answer = sequences[:, kwargs["input_ids"].shape[1] :]
         prompts = ids.to(sequences.device).repeat_interleave(len(sequences) // len(ids), 0)
         sequences = torch.cat([prompts, answer], 1)
-        cache = kwargs.get("past_key_values")
+        cache = stock.cache_of(kwargs)
         if not isinstance(out, Tensor):
             out.sequences = sequences
-            cache = out.get("past_key_values", cache)
-        if cached_tokens(cache):
+            cache = stock.output_cache(out) or cache
+        if stock.cached_tokens(cache):
             remember(cache, memory)
         return sequences if isinstance(out, Tensor) else out
 

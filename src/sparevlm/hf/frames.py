@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparevlm.hf import stock
+
 
 def frames_of(
     output: Any, pixels: Tensor, grids: Tensor | None
@@ -17,7 +19,7 @@ def frames_of(
     may make one step), rows and columns of patches.
     """
     # transformers 5.18 keeps an axis for the frames.
-    videos = [rows.flatten(0, -2) for rows in output.pooler_output]
+    videos = [rows.flatten(0, -2) for rows in stock.features_of(output)]
     counts = _counts(pixels, grids, len(videos))
     sizes = [_sizes(len(rows), count) for rows, count in zip(videos, counts, strict=True)]
     levels = [_cut(level, sizes) for level in deeper(output)]
@@ -32,7 +34,7 @@ def video_ends(frames: list[Tensor]) -> list[Tensor | None]:
 
 def deeper(output: Any) -> list[list[Tensor]]:
     """Features for deeper layers of the language model (deepstack), a list a layer."""
-    return [list(level) for level in getattr(output, "deepstack_features", None) or ()]
+    return [list(level) for level in stock.deeper_features(output)]
 
 
 def _counts(pixels: Tensor, grids: Tensor | None, entries: int) -> list[int]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from sparevlm.hf import stock
 from sparevlm.hf.attached import Attached
 from sparevlm.hf.layer_scores import KeyTap, LayerProbe
 from sparevlm.hf.media import token_types
@@ -77,27 +78,23 @@ class _Call:
 
 def check_decoder(method: DecoderMethod, model: Any) -> None:
     """Raise ValueError unless a decoder method can work in this model's language model."""
-    decoder = model.base_model.get_decoder()
-    layers: Any = getattr(decoder, "layers", ())
-    parts = ("q_proj", "k_proj", "head_dim", "scaling")
-    attentions = [getattr(layer, "self_attn", None) for layer in layers]
-    if not layers or not all(hasattr(one, part) for one in attentions for part in parts):
-        raise ValueError(
-            f"{type(decoder).__name__} has no layers with separate queries and keys, which "
-            f"{type(method).__name__} reads: use a method that prunes before the decoder"
+    decoder = stock.decoder_of(model)
+    layers, name = stock.layers_of(decoder), type(decoder).__name__
+    if not layers or not all(map(stock.reads_attention, stock.attentions(decoder))):
+        raise stock.unknown(
+            f"{name} has no layers with separate queries and keys, which {type(method).__name__} "
+            "reads"
         )
-    if not hasattr(decoder, "norm"):
-        raise ValueError(
-            f"{type(decoder).__name__} has no last norm of the name that is known: use a method "
-            "that prunes before the decoder"
-        )
+    if stock.last_norm(decoder) is None:
+        raise stock.unknown(f"{name} has no last norm of the name that is known")
+    for layer in layers:
+        stock.cache_name(type(layer).forward)  # known, or an error
     method.check_layers(len(layers))
-    vision = getattr(model.config, "vision_config", None)
-    deep = len(getattr(vision, "deepstack_visual_indexes", None) or ())
+    deep = stock.deepstack_layers(model)
     first = min(method.stages(len(layers)))
     if first < deep:
         raise ValueError(
-            f"the first {deep} layers of {type(decoder).__name__} add features to every visual "
+            f"the first {deep} layers of {name} add features to every visual "
             f"token, so that none can be dropped before layer {deep}: {type(method).__name__} "
             f"drops at layer {first}"
         )
@@ -112,14 +109,15 @@ class Inside(Attached):
         self._before = before
         super().__init__(method, before.model)
         self._inside, self._family = inside, before.family
-        self._decoder = self._model.base_model.get_decoder()
-        layers = self._decoder.layers
+        self._decoder = stock.decoder_of(self._model)
+        layers = stock.layers_of(self._decoder)
         self._names = list(inspect.signature(self._model.forward).parameters)
-        self._flat = "flash" in (self._decoder.config._attn_implementation or "")
+        self._flat = stock.is_flash(self._decoder)
         self._stages = sorted(inside.stages(len(layers)))
         self._first = self._stages[0]
         self._local = threading.local()
-        self._probes = {at: LayerProbe(layers[at - 1].self_attn) for at in self._stages}
+        attentions = stock.attentions(self._decoder)
+        self._probes = {at: LayerProbe(attentions[at - 1]) for at in self._stages}
         self._hooks = [
             # After the hook of `before`, which shortens what this one sees.
             self._model.register_forward_pre_hook(self._before_model, with_kwargs=True),
@@ -143,9 +141,9 @@ class Inside(Attached):
         named = dict(zip(self._names, args, strict=False)) | kwargs
         self._local.call = None
         ids: Tensor | None = named.get("input_ids")
-        cache = named.get("past_key_values")
+        cache = stock.cache_of(named)
         if ids is None:
-            if cache is not None and getattr(cache, _HELD, None) and cache.get_seq_length():
+            if getattr(cache, _HELD, None) and stock.cached_tokens(cache):
                 raise ValueError("the cache holds a pruned prompt: go on from it with input_ids")
             return
         mask = named.get("attention_mask")
@@ -160,7 +158,7 @@ class Inside(Attached):
             earlier = mask[:, : mask.shape[1] - length] != 0
         pictures = []
         each, counts = self._counts(kinds)
-        count = len(self._decoder.layers)
+        count = len(stock.layers_of(self._decoder))
         for row in range(rows):
             for run in _pictures(kinds[row], counts.get(row)):
                 schedule = self._inside.schedule(count, len(run))
@@ -169,7 +167,7 @@ class Inside(Attached):
         self._local.call = _Call((kinds == 0) & real, real, earlier, pictures, each)
         if getattr(cache, _HELD, None):
             self._local.whole = cache
-            _as_whole(cache)
+            stock.tell_one_length(cache)
 
     def _counts(self, kinds: Tensor) -> tuple[int, dict[int, list[int]]]:
         """Rows that stand for one prompt, and tokens of each picture in each row of the call.
@@ -190,12 +188,12 @@ class Inside(Attached):
 
     def _after_model(self, module: Any, args: tuple[Any, ...], output: Any) -> None:
         call = getattr(self._local, "call", None)
-        _as_it_is(getattr(self._local, "whole", None))
+        stock.tell_true_lengths(getattr(self._local, "whole", None))
         self._local.call = self._local.whole = None
         for probe in self._probes.values():
             probe.forget()
         if call is not None and call.pictures and output is not None:
-            count = len(self._decoder.layers)
+            count = len(stock.layers_of(self._decoder))
             self.report = Report(
                 _reported(picture, count, picture.row // call.each)
                 for picture in call.pictures
@@ -215,14 +213,14 @@ class Inside(Attached):
             call = getattr(self._local, "call", None)
             if call is None:
                 return None
-            cache = kwargs.get("past_key_values")
-            hidden = args[0] if args else kwargs["hidden_states"]
+            cache = stock.cache_of(kwargs)
+            hidden = stock.layer_input(args, kwargs)
             if at == 0:
                 self._begin(call, cache, hidden)
-                if call.pictures and not isinstance(kwargs.get("position_embeddings"), tuple):
-                    raise ValueError(
-                        f"{type(self._decoder).__name__} rotates queries and keys in a way that "
-                        "cannot be shortened: use a method that prunes before the decoder"
+                if call.pictures and stock.rotary(kwargs) is None:
+                    raise stock.unknown(
+                        f"{type(self._decoder).__name__} rotates queries and keys in a way "
+                        "that cannot be shortened"
                     )
             held = getattr(cache, _HELD, {}).get(at) if call.past else None
             if at in self._probes and call.pictures:
@@ -233,23 +231,21 @@ class Inside(Attached):
                 _hold(cache, at, held, call)
             probe = self._probes.get(at + 1)
             if probe is not None and call.pictures:
-                probe.embeddings = changed["position_embeddings"]
+                probe.embeddings = stock.rotary(changed)
                 mask = changed.get("attention_mask")
                 probe.mask = mask if isinstance(mask, Tensor) and mask.ndim == 4 else None
                 if call.past and cache is not None:
-                    probe.past = cache.layers[at].keys
+                    probe.past = stock.cached_keys(cache, at)
                     probe.past_seen = _seen(call, held)
                 probe.tap = KeyTap(cache)
-                changed = changed | {"past_key_values": probe.tap}
-            if args:
-                return (hidden, *args[1:]), changed
-            return args, changed | {"hidden_states": hidden}
+                changed = stock.with_cache(type(module).forward, changed, probe.tap)
+            return stock.with_layer_input(args, changed, hidden)
 
         return before
 
     def _begin(self, call: _Call, cache: Any, hidden: Tensor) -> None:
         """At the first layer: what the cache holds, and whether it is of a kind that can shrink."""
-        call.past = 0 if cache is None else int(cache.get_seq_length())
+        call.past = stock.cached_tokens(cache)
         if cache is not None and (call.past == 0 or not hasattr(cache, _HELD)):
             setattr(cache, _HELD, {})
             setattr(cache, _TOTAL, call.past)
@@ -260,24 +256,16 @@ class Inside(Attached):
             )
         if cache is not None:
             setattr(cache, _TOTAL, call.past + hidden.shape[1])
-        for layer in getattr(cache, "layers", ()):
-            if getattr(layer, "is_compileable", False):
-                raise ValueError(
-                    "a static cache has one length for all layers: use the default cache"
-                )
-        window = getattr(self._model.config.get_text_config(), "sliding_window", None)
+        if stock.has_fixed_length(cache):
+            raise ValueError("a static cache has one length for all layers: use the default cache")
+        window = stock.window_of(self._model)
         total = call.past + hidden.shape[1]
-        if window and self._slides() and total > window:
+        if window and total > window:
             raise ValueError(
                 f"prompt and answer, {total} tokens so far, are longer than the sliding window of "
                 f"{window} that some layers have: shorten them, or use a method that prunes before "
                 "the decoder"
             )
-
-    def _slides(self) -> bool:
-        config = self._model.config.get_text_config()
-        kinds = getattr(config, "layer_types", None)
-        return kinds is None or "sliding_attention" in kinds
 
     def _drop(self, call: _Call, at: int, hidden: Tensor) -> Tensor:
         """Choose at a stage; hidden states of what stays."""
@@ -357,7 +345,8 @@ class Inside(Attached):
         return LayerTokens(
             layer=at, features=hidden[row, there], indices=picture.left, text=hidden[row, words],
             keys=keys[there], text_keys=keys[words], received=from_all,
-            attention=lambda which: paid(words[which])[:, there], norm=self._decoder.norm,
+            attention=lambda which: paid(words[which])[:, there],
+            norm=stock.last_norm(self._decoder),
         )  # fmt: skip
 
     def _shortened(
@@ -372,9 +361,8 @@ class Inside(Attached):
         device = hidden.device
         if left is not None:
             inside = left.clamp(min=0)
-            changed["position_embeddings"] = tuple(
-                _taken(part, inside) for part in kwargs["position_embeddings"]
-            )
+            embeddings = stock.rotary(kwargs) or ()
+            changed = stock.with_rotary(changed, tuple(_taken(p, inside) for p in embeddings))
             # FlashAttention reads gaps in positions as packed sequences.
             if kwargs.get("position_ids") is not None:
                 steps = torch.arange(queries, device=device)
@@ -392,7 +380,8 @@ class Inside(Attached):
         call = getattr(self._local, "call", None)
         if call is None or call.left is None:
             return None
-        output.last_hidden_state = _spread(call.left, output.last_hidden_state, call.words.shape[1])
+        hidden = stock.last_hidden(output)
+        stock.set_last_hidden(output, _spread(call.left, hidden, call.words.shape[1]))
         return output
 
 
@@ -482,23 +471,6 @@ def _hold(cache: Any, at: int, held: Tensor | None, call: _Call) -> None:
     if held is None:
         held = torch.arange(call.past, device=new.device).expand(rows, -1)
     getattr(cache, _HELD)[at] = torch.cat((held, new), dim=1)
-
-
-def _as_whole(cache: Any) -> None:
-    """Let a cache tell its first layer's length for all, until `_as_it_is`.
-
-    Stock code makes the mask of each kind of layer by the length of the first layer of the kind,
-    which may be one that holds less; masks of the whole are then cut for each layer.
-    """
-    past = int(cache.get_seq_length())
-    cache.get_query_offset = lambda layer_idx=0: past
-    cache.get_mask_sizes = lambda query_length, layer_idx=0: (past + query_length, 0)
-
-
-def _as_it_is(cache: Any) -> None:
-    """Take back `_as_whole`."""
-    if cache is not None:
-        del cache.get_query_offset, cache.get_mask_sizes
 
 
 def _seen(call: _Call, held: Tensor | None) -> Tensor:

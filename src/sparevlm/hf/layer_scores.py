@@ -5,11 +5,12 @@ The layer's own attention stays what it is, SDPA and FlashAttention included.
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from sparevlm.hf import stock
 
 
 class KeyTap:
@@ -36,7 +37,7 @@ class LayerProbe:
     Parameters
     ----------
     attention
-        The layer's attention module: `q_proj`, `k_proj`, perhaps `q_norm` and `k_norm`.
+        The layer's attention module.
     """
 
     def __init__(self, attention: Any) -> None:
@@ -44,8 +45,8 @@ class LayerProbe:
         self._turns: bool | None = None  # whether the layer rotates; None: not known yet
         self.forget()
         self._hooks = [
-            attention.q_proj.register_forward_hook(self._took_query),
-            attention.k_proj.register_forward_hook(self._took_key),
+            stock.projection(attention, "q").register_forward_hook(self._took_query),
+            stock.projection(attention, "k").register_forward_hook(self._took_key),
         ]
 
     def remove(self) -> None:
@@ -75,14 +76,16 @@ class LayerProbe:
     def keys(self, row: int) -> Tensor:
         """Keys of this call's columns, as the layer attends to them: [H, L, C]."""
         if self.tap is None or self.tap.keys is None:
-            raise self._refusal()
+            raise stock.unknown(
+                f"{type(self._attention).__name__} caches its keys in a way that cannot be read"
+            )
         return self.tap.keys[row]
 
     def _queries(self, row: int, columns: Tensor) -> Tensor:
         assert self._query is not None
         if self._turns is None:
             self._learn(row)
-        heads = self._heads(self._query[row, columns], "q_norm")
+        heads = stock.heads_of(self._attention, self._query[row, columns], "q")
         return heads if self._turns is False else self._rotated(heads, row, columns)
 
     def _learn(self, row: int) -> None:
@@ -94,7 +97,7 @@ class LayerProbe:
         true = self.keys(row)[:, -1:]
         last = torch.tensor([self._query.shape[1] - 1], device=true.device)  # type: ignore[union-attr]
         try:
-            plain = self._heads(self._last_key[row], "k_norm")
+            plain = stock.heads_of(self._attention, self._last_key[row], "k")
             made = self._rotated(plain, row, last)
         except (AttributeError, LookupError, RuntimeError, ValueError) as error:
             raise self._refusal() from error
@@ -105,23 +108,16 @@ class LayerProbe:
             self._turns = same
 
     def _refusal(self) -> ValueError:
-        return ValueError(
+        refusal: ValueError = stock.unknown(
             f"{type(self._attention).__name__} makes its queries and keys in a way that cannot be "
-            "read: use a method that prunes before the decoder"
+            "read"
         )
-
-    def _heads(self, values: Tensor, norm: str) -> Tensor:
-        """[L, H * C] -> [H, L, C], normalised where the layer does that."""
-        split = values.unflatten(-1, (-1, self._attention.head_dim))
-        norm_module = getattr(self._attention, norm, None)
-        return (split if norm_module is None else norm_module(split)).transpose(0, 1)
+        return refusal
 
     def _rotated(self, values: Tensor, row: int, columns: Tensor) -> Tensor:
         assert self.embeddings is not None
-        module = sys.modules[type(self._attention).__module__]
         cos, sin = (part[min(row, len(part) - 1), columns] for part in self.embeddings)
-        turned, _ = module.apply_rotary_pos_emb(values[None], values[None], cos[None], sin[None])
-        return turned[0]
+        return stock.rotated(self._attention, values, cos, sin)
 
     def attention(self, row: int, columns: Tensor, seen: Tensor) -> Tensor:
         """What queries pay to all columns, cached ones first.
@@ -145,15 +141,11 @@ class LayerProbe:
         ValueError
             If the layer makes its queries in a way that is not known.
         """
-        module = self._attention
         query, key = self._queries(row, columns), self.keys(row)
         if self.past is not None:
             key = torch.cat((self.past[row], key), dim=1)
         key = key.repeat_interleave(len(query) // len(key), 0)
-        logits = query.float() @ key.float().transpose(1, 2) * module.scaling
-        cap = getattr(module, "attn_logit_softcapping", None)
-        if cap is not None:
-            logits = (logits / cap).tanh() * cap
+        logits = stock.logits_of(self._attention, query, key)
         return logits.masked_fill(~seen, -torch.inf).softmax(-1).mean(0)
 
 

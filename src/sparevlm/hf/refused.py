@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
+
+from sparevlm.hf import stock
 
 _MROPE = "its positions have several axes (M-RoPE), which pruning does not carry over yet"
 _QUERIES = "its Q-Former gives the language model a few queries already, not patches"
@@ -36,9 +37,6 @@ def why_not(model: Any) -> str:
         return known
     if getattr(config, "is_encoder_decoder", False):
         return "it is an encoder-decoder, whose decoder reads pictures by cross-attention"
-    if "mm_encoder_outputs" not in inspect.signature(model.forward).parameters:
-        return (
-            "its forward takes no pruned features (mm_encoder_outputs), so it would have to be "
-            "rewritten"
-        )
+    if not stock.takes_features(model):
+        return "its forward takes no features made before, so it would have to be rewritten"
     return "its layout of visual tokens has not been tested yet"
