@@ -15,14 +15,18 @@ _THROUGH = tuple(
 )
 
 
+class SparevlmWarning(UserWarning):
+    """What this package warns of."""
+
+
 def warn(message: str) -> None:
     """Warn as if the nearest caller outside this package, torch and transformers had."""
     for level in itertools.count(2):
         try:
             frame = sys._getframe(level - 1)
         except ValueError:  # all of it is ours, a command for example
-            warnings.warn(message, stacklevel=2)
+            warnings.warn(message, SparevlmWarning, stacklevel=2)
             return
         if not frame.f_code.co_filename.startswith(_THROUGH):
-            warnings.warn(message, stacklevel=level)
+            warnings.warn(message, SparevlmWarning, stacklevel=level)
             return

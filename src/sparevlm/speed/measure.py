@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from sparevlm.methods.base import PruningMethod
 from sparevlm.methods.in_decoder import DecoderMethod
 from sparevlm.speed.memory import peak_bytes
 from sparevlm.speed.models import Subject
+from sparevlm.warning import warn
 
 STAGES = ("encoder", "selection", "prefill", "first_token", "decode")
 
@@ -146,7 +146,7 @@ def _possible(
             if isinstance(method, DecoderMethod):
                 method.schedule(layers, tokens)
         except ValueError as error:
-            warnings.warn(f"left out: {error}", stacklevel=3)
+            warn(f"left out: {error}")
             continue
         yield method
 
