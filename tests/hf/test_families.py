@@ -13,13 +13,13 @@ from torch.ao.quantization import quantize_dynamic
 from transformers import StaticCache
 from transformers.models.auto import modeling_auto as auto
 
+from sparevlm.budgets import Residual
 from sparevlm.hf import attach
 from sparevlm.hf.encode import encode
 from sparevlm.hf.families import UnsupportedModelError, find_family
 from sparevlm.hf.media import IMAGE
 from sparevlm.methods import SPARE, DivPrune, NoImage, RandomTokens, UniformGrid
 from sparevlm.relevance import ClipScorer
-from sparevlm.tokens import Residual
 from tests.families import BUILDERS
 from tests.families.matrix import (
     KEEP,

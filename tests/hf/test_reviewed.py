@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import GenerationConfig, StaticCache
 
+from sparevlm.budgets import Residual
 from sparevlm.methods import SPARE, UniformGrid
-from sparevlm.tokens import Residual
 from tests.hf.conftest import ONE, SHORT, TEXT
 
 POSITIONS = pytest.mark.parametrize("positions", ["compact", "original"])

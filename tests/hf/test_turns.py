@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from sparevlm.budgets import Residual
 from sparevlm.methods import SPARE
-from sparevlm.tokens import Residual
 from tests.hf.conftest import ONE, SHORT, TEXT
 
 OPTIONS = {"do_sample": False, "max_new_tokens": 5}

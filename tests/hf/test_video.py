@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from sparevlm.budgets import Residual
 from sparevlm.hf.families import FAMILIES
 from sparevlm.methods import SPARE, DownsampledImage, NoImage
-from sparevlm.tokens import Residual
 from tests.families import BUILDERS
 from tests.families.common import clip
 from tests.families.matrix import ONE as PICTURE

@@ -6,7 +6,7 @@ import weakref
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from sparevlm.hf.report import Report
+from sparevlm.report import Report
 
 if TYPE_CHECKING:
     from sparevlm.methods.base import PruningMethod

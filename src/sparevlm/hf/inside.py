@@ -20,11 +20,11 @@ from sparevlm.hf import stock
 from sparevlm.hf.attached import Attached
 from sparevlm.hf.layer_scores import KeyTap, LayerProbe
 from sparevlm.hf.media import token_types
-from sparevlm.hf.report import ImageReport, Report
-from sparevlm.methods.in_decoder import LayerTokens, averaged, check_choice
+from sparevlm.methods.in_decoder import LayerTokens, averaged, check_chosen
+from sparevlm.report import ImageReport, Report
 
 if TYPE_CHECKING:
-    from sparevlm.hf.attach import Handle
+    from sparevlm.hf.before import Handle
     from sparevlm.methods.base import PruningMethod
     from sparevlm.methods.in_decoder import DecoderMethod, Schedule
     from sparevlm.methods.staged import Staged
@@ -284,7 +284,7 @@ class Inside(Attached):
                 tokens = self._tokens(call, at, hidden, picture, received)
                 found = self._inside.choose(tokens, k)
                 picture.seconds += time.perf_counter() - start
-                check_choice(found, tokens, k, type(self._inside).__name__)
+                check_chosen(found, tokens, k, type(self._inside).__name__)
                 chosen = found.indices
                 keep[picture.row, picture.columns[picture.left]] = False
                 picture.left = picture.left[chosen]

@@ -32,7 +32,7 @@ from sparevlm.hf.mrope import axes_positions
 from sparevlm.hf.pictures import Picture, locate, reduce_pictures, reduced, runs_of, spoken
 from sparevlm.hf.prompt import shorten
 from sparevlm.hf.remember import remembered
-from sparevlm.hf.report import ImageReport
+from sparevlm.report import ImageReport
 from sparevlm.warning import warn
 
 if TYPE_CHECKING:

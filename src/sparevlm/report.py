@@ -204,7 +204,7 @@ class ImageReport:
 
     def _repr_html_(self) -> str:
         """Notebooks show it as a picture."""
-        from sparevlm.viz import report_html  # viz lies above
+        from sparevlm.viz import report_html  # matplotlib only where it is needed
 
         return report_html(self)
 
