@@ -12,8 +12,8 @@ from torch import Tensor
 
 from bench.masked import layers_of, masking
 from sparevlm import hf
-from sparevlm.hf.inside import _mask
-from sparevlm.hf.layer_scores import LayerProbe
+from sparevlm.hf.decoder.probe import Taken
+from sparevlm.hf.decoder.shorter import shorter_mask
 from sparevlm.methods import SPARE, FastV, PyramidDrop, Staged, get_method, list_methods
 from sparevlm.methods.in_decoder import DecoderMethod, averaged
 from sparevlm.tokens import Reduction
@@ -164,7 +164,7 @@ def test_one_budget_for_a_prompt(name, prompt) -> None:
 @pytest.mark.parametrize("block", [1, 7, 128])
 def test_attention_of_all_words_and_tokens(wide, monkeypatch, name, block) -> None:
     """FastV as its paper says it: the average over all other tokens, in blocks of queries."""
-    monkeypatch.setattr("sparevlm.hf.inside._BLOCK", block)
+    monkeypatch.setattr("sparevlm.hf.decoder.inside._BLOCK", block)
     method = FastV(keep=0.34, layer=1, asking="all", average=False)
     check_equals_masking(
         wide(made(name)), ONE, method, lambda report: {1: [r.after for r in report]}, asking="all"
@@ -371,13 +371,13 @@ def test_attention_of_all_is_computed_once_for_all_pictures(monkeypatch) -> None
     family = made("qwen2_5_vl")
     inputs = family.inputs(test_video.ONE)
     asked = []
-    attention = LayerProbe.attention
+    attention = Taken.attention
 
-    def spy(probe, row, columns, seen):
+    def spy(taken, row, columns, seen):
         asked.append(len(columns))
-        return attention(probe, row, columns, seen)
+        return attention(taken, row, columns, seen)
 
-    monkeypatch.setattr(LayerProbe, "attention", spy)
+    monkeypatch.setattr(Taken, "attention", spy)
     with torch.no_grad(), FastV(2, layer=1, asking="all", average=False)(family.model) as handle:
         family.model(**inputs)
     assert len(handle.report) == 3
@@ -386,8 +386,11 @@ def test_attention_of_all_is_computed_once_for_all_pictures(monkeypatch) -> None
 
 def test_masks_for_flash_attention_stay_flat() -> None:
     columns = torch.tensor([[0, 1, 4], [-1, 2, 4]])
-    assert _mask(None, None, columns, 3, torch.float32, True).tolist() == [[1, 1, 1], [0, 1, 1]]
-    assert _mask(None, None, columns[:1], 3, torch.float32, True) is None
+    assert shorter_mask(None, None, columns, 3, torch.float32, True).tolist() == [
+        [1, 1, 1],
+        [0, 1, 1],
+    ]
+    assert shorter_mask(None, None, columns[:1], 3, torch.float32, True) is None
 
 
 def test_embeddings_over_a_pruned_cache_are_refused(named) -> None:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from sparevlm.hf.attached import Attached
 from sparevlm.hf.before import Handle
+from sparevlm.hf.decoder import Inside, check_decoder
 from sparevlm.hf.families import find_family
 from sparevlm.hf.guidance import make_guidance
-from sparevlm.hf.inside import Inside, check_decoder
 from sparevlm.methods.in_decoder import DecoderMethod
 from sparevlm.methods.staged import Staged
 from sparevlm.methods.uniform_grid import UniformGrid

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sparevlm.hf import stock
 from sparevlm.hf.attached import Attached
-from sparevlm.hf.expand import grouped_expansion
+from sparevlm.hf.expand import group_expansion
 from sparevlm.hf.memory import Memory, remember
 from sparevlm.hf.prune import Shrunk, generation_setting, shrink, uses_cache
 from sparevlm.report import Report
@@ -32,7 +32,6 @@ class Handle(Attached):
         super().__init__(method, model, part=part)
         self._pruning = method
         self.family, self._guidance = family, guidance
-        self.prompts = 1  # of the call that the report is of
         self._local = threading.local()  # so that threads do not see each other's calls
         self._names = list(inspect.signature(model.forward).parameters)
         self._hooks = [
@@ -41,12 +40,15 @@ class Handle(Attached):
         ]
         self._had_generate = model.__dict__.get("generate")
         self._wrapper: Any = None
+        self._grouped = group_expansion(model, family)
         if hasattr(model, "generate"):
             self._stock_generate = model.generate
             model.generate = self._wrapper = self._wrapped_generate()
 
     def _take_off(self) -> None:
         super()._take_off()
+        if self._grouped:
+            stock.reset_expansion(self._model)
         # A wrapper that the user put around ours stays; ours passes calls on once detached.
         if self._wrapper is not None and self._model.__dict__.get("generate") is self._wrapper:
             del self._model.generate
@@ -55,10 +57,16 @@ class Handle(Attached):
 
     def _shrink(self, kwargs: dict[str, Any], **options: Any) -> Shrunk:
         shrunk = shrink(self._pruning, self._model, self.family, self._guidance, kwargs, **options)
+        self._local.last = Report(shrunk.report), 1
         if shrunk.report:
+            self._local.last = Report(shrunk.report), len(kwargs["input_ids"])
             self.report = Report(shrunk.report)
-            self.prompts = len(kwargs["input_ids"])
         return shrunk
+
+    @property
+    def last(self) -> tuple[Report, int]:
+        """Reports of the present thread's last call, had it pictures or not, and its prompts."""
+        return getattr(self._local, "last", (Report(), 1))
 
     # -- forward
 
@@ -102,8 +110,7 @@ class Handle(Attached):
         shrunk = self._shrink(given | guessed, side="left", whole=True)
         if shrunk.memory is None:
             whole = {k: v for k, v in shrunk.kwargs.items() if k not in guessed}
-            with grouped_expansion(self._model, self.family, whole):
-                return self._inside(whole)
+            return self._inside(whole)
         return self._pruned(shrunk, shrunk.memory, ids)
 
     def _inside(self, kwargs: dict[str, Any]) -> Any:
@@ -136,8 +143,7 @@ class Handle(Attached):
         self._shift_lengths(kwargs, ids.shape[1])
         if kwargs.get("streamer") is not None:
             kwargs["streamer"] = _WholePrompt(kwargs["streamer"], ids)
-        with grouped_expansion(self._model, self.family, kwargs):
-            out = self._inside(kwargs)
+        out = self._inside(kwargs)
         sequences = out if isinstance(out, Tensor) else out.sequences
         answer = sequences[:, kwargs["input_ids"].shape[1] :]
         prompts = ids.to(sequences.device).repeat_interleave(len(sequences) // len(ids), 0)

@@ -8,8 +8,6 @@ pictures, or keeps the pictures of a prompt together.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,13 +19,13 @@ from sparevlm.hf.families import Family
 from sparevlm.hf.media import MODALITIES, token_types
 
 
-@contextmanager
-def grouped_expansion(model: Any, family: Family, kwargs: dict[str, Any]) -> Iterator[None]:
-    """Repeat the features of a `generate` call prompt by prompt."""
-    outputs = stock.given_features(kwargs)
-    if not outputs or (family.video != "marks" and not _mixes_up(model)):
-        yield
-        return
+def group_expansion(model: Any, family: Family) -> bool:
+    """Have the features of `generate` calls repeated prompt by prompt, where stock does otherwise.
+
+    Once for all calls: threads share the model. Returns whether `stock.reset_expansion` is due.
+    """
+    if not stock.expands(model) or (family.video != "marks" and not _mixes_up(model)):
+        return False
 
     def expand(
         input_ids: Tensor,
@@ -38,8 +36,8 @@ def grouped_expansion(model: Any, family: Family, kwargs: dict[str, Any]) -> Ite
         types = token_types(family, model, input_ids)
         return _expand(types, mm_encoder_output, expand_size)
 
-    with stock.other_expansion(model, expand):
-        yield
+    stock.set_expansion(model, expand)
+    return True
 
 
 def _mixes_up(model: Any) -> bool:

@@ -9,8 +9,7 @@ import functools
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -269,11 +268,6 @@ def takes_features(model: Any) -> bool:
     return _FEATURES in inspect.signature(model.forward).parameters
 
 
-def given_features(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Outputs of encoders, by modality, among the arguments of a call."""
-    return kwargs.get(_FEATURES) or {}
-
-
 def has_features(kwargs: dict[str, Any]) -> bool:
     """Whether encoders' outputs are among the arguments of a call."""
     return _FEATURES in kwargs
@@ -331,14 +325,19 @@ def tiles_of(base: Any, size: Any) -> int:
     )
 
 
-@contextmanager
-def other_expansion(model: Any, expand: Callable[..., Any]) -> Iterator[None]:
-    """Let `expand` repeat features for beams and several answers, while the block runs."""
+def set_expansion(model: Any, expand: Callable[..., Any]) -> None:
+    """Let `expand` repeat features for beams and several answers, until `reset_expansion`."""
     model._expand_multimodal_outputs = expand
-    try:
-        yield
-    finally:
-        del model._expand_multimodal_outputs
+
+
+def reset_expansion(model: Any) -> None:
+    """Take back `set_expansion`."""
+    del model._expand_multimodal_outputs
+
+
+def expands(model: Any) -> bool:
+    """Whether a model repeats features at all."""
+    return hasattr(model, "_expand_multimodal_outputs")
 
 
 def expanded(model: Any, ids: Tensor, outputs: dict[str, Any], times: int) -> dict[str, Any]:
