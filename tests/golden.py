@@ -1,4 +1,4 @@
-"""Where the reference selections lie, as test parameters; visibly skipped where they are absent."""
+"""Reference selections, as test parameters; SPAREVLM_GOLDEN names a folder of others."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ from pathlib import Path
 
 import pytest
 
-GOLDEN = Path(
-    os.environ.get("SPAREVLM_GOLDEN")
-    or Path(__file__).resolve().parents[1] / ".." / "shared" / "golden"
-)
-_FOUND = [pytest.param(path, id=path.stem) for path in sorted(GOLDEN.glob("case*.npz"))]
-_ABSENT = pytest.param(
-    None, marks=pytest.mark.skip(reason="no case*.npz: set SPAREVLM_GOLDEN to their folder")
-)
+HERE = Path(__file__).parent / "golden_cases"
+FOLDER = Path(os.environ.get("SPAREVLM_GOLDEN") or HERE)
+_FOUND = [pytest.param(path, id=path.stem) for path in sorted(FOLDER.glob("case*.npz"))]
+if not _FOUND:
+    raise FileNotFoundError(f"no case*.npz in {FOLDER}: set SPAREVLM_GOLDEN to their folder")
 
-cases = pytest.mark.parametrize("path", _FOUND or [_ABSENT])
+cases = pytest.mark.parametrize("path", _FOUND)

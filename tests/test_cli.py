@@ -159,8 +159,7 @@ def test_answer_equals_the_library(ask, scenes, model):
     ("keep", "kept"), [("16", 16), ("0.06", 12), ("5%", 10), (" 7 ", 7), ("1", 1), ("1.0", 196)]
 )
 def test_keep_is_read_as_people_write_it(keep, kept):
-    from sparevlm.budgets import read_budget
-    from sparevlm.tokens import budget_tokens
+    from sparevlm.budgets import budget_tokens, read_budget
 
     assert budget_tokens(read_budget(keep), 196) == kept
 

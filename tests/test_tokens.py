@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from sparevlm.tokens import Reduction, Residual, VisualTokens, budget_tokens, check_reduction
+from sparevlm.budgets import Residual, budget_tokens
+from sparevlm.tokens import Reduction, VisualTokens, check_reduction
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from scipy.stats import rankdata
 
 from bench.studies.common import KEEPS, Bench, Outcome, Page, percent, random, table
 from sparevlm import get_method, list_methods
-from sparevlm.methods.base import method_class
+from sparevlm.methods import method_class
 
 DRAWS = 1000
 PICKING = "methods that keep rows as they are"

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sparevlm.budgets import Residual
     from sparevlm.encoder import AttentionOf, Projector
     from sparevlm.hf import Handle, attach, load, preview, prune_inputs
     from sparevlm.methods import (
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
         select,
         svd_bound,
     )
-    from sparevlm.tokens import Query, Reduction, Residual, VisualTokens
+    from sparevlm.tokens import Query, Reduction, VisualTokens
 
     __version__: str
 
@@ -73,7 +74,7 @@ _HOME = {
     "PruningMethod": "methods",
     "Query": "tokens",
     "Reduction": "tokens",
-    "Residual": "tokens",
+    "Residual": "budgets",
     "Selection": "selection",
     "Staged": "methods",
     "VisualTokens": "tokens",

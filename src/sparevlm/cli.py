@@ -24,6 +24,7 @@ from sparevlm.commands.demo import add_demo
 from sparevlm.commands.listings import add_listings
 from sparevlm.commands.speed import add_speed
 from sparevlm.commands.terminal import one_line, warn
+from sparevlm.warning import SparevlmWarning
 
 LONGEST_ERROR = 600  # characters; transformers can list every model it knows
 
@@ -88,7 +89,7 @@ def _own_warnings() -> Iterator[None]:
     """Show warnings of ours, one line each, and no others (Pillow's, transformers')."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.filterwarnings("default", category=UserWarning, module=r"sparevlm(\.|$)")
+        warnings.filterwarnings("always", category=SparevlmWarning)
         warnings.showwarning = lambda message, *_, **__: warn(str(message))
         yield
 

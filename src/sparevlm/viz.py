@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -24,9 +24,6 @@ from PIL import Image
 
 from sparevlm.figures import COLORS
 
-if TYPE_CHECKING:
-    from sparevlm.hf import ImageReport
-
 Box = tuple[float, float, float, float]
 
 SHORTER_SIDE = 448  # pixels an overlay has at least
@@ -36,6 +33,19 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 FIGURE_SUFFIXES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+class Drawn(Protocol):
+    """What is drawn of a picture's report; `sparevlm.report.ImageReport` tells what each is."""
+
+    before: int
+    after: int
+    indices: Any
+    milliseconds: Any
+    curve: Any
+    scores: Any
+    grid: tuple[int, int] | None
+    pixels: Any
 
 
 # ---------------------------------------------------------------- what the model saw
@@ -112,7 +122,7 @@ def _entry(size: Any, name: str) -> int | None:
 # ---------------------------------------------------------------- kept patches
 
 
-def overlay(picture: Image.Image, report: ImageReport, image_processor: Any = None) -> Image.Image:
+def overlay(picture: Image.Image, report: Drawn, image_processor: Any = None) -> Image.Image:
     """Draw which patches were kept.
 
     Kept patches stay as they are, with a thin outline; dropped ones become grey and dark; what the
@@ -122,7 +132,7 @@ def overlay(picture: Image.Image, report: ImageReport, image_processor: Any = No
     ----------
     picture : PIL.Image.Image
         As it was given to the processor.
-    report : ImageReport
+    report : Drawn
         One entry of `handle.report`.
     image_processor
         For `seen_region`; None: the patches cover the whole picture.
@@ -155,7 +165,7 @@ def overlay(picture: Image.Image, report: ImageReport, image_processor: Any = No
     return Image.fromarray(shown.round().clip(0, 255).astype(np.uint8))
 
 
-def as_seen(report: ImageReport) -> Image.Image:
+def as_seen(report: Drawn) -> Image.Image:
     """What the encoder saw of a picture, as well as it can be told; grey where it is not known.
 
     The processor's normalisation is undone up to contrast.
@@ -174,7 +184,7 @@ def as_seen(report: ImageReport) -> Image.Image:
     return Image.fromarray(scaled.round().astype(np.uint8).transpose(1, 2, 0))
 
 
-def report_html(report: ImageReport) -> str:
+def report_html(report: Drawn) -> str:
     """A report as HTML with a picture, for notebooks; without a grid, its numbers alone."""
     words = f"{report.after} of {report.before} visual tokens, {report.milliseconds:.1f} ms"
     if report.grid is None:
@@ -218,7 +228,7 @@ def side_by_side(pictures: Sequence[Image.Image], gap: int = 16) -> Image.Image:
     return row
 
 
-def _grid(report: ImageReport) -> tuple[int, int]:
+def _grid(report: Drawn) -> tuple[int, int]:
     if report.grid is None:
         raise ValueError(
             "the tokens of this picture form no grid of patches, so they cannot be drawn on it: "
@@ -287,7 +297,7 @@ def _outline(cells: np.ndarray, line: int) -> np.ndarray:
 
 def heatmap(
     picture: Image.Image,
-    report: ImageReport,
+    report: Drawn,
     image_processor: Any = None,
     *,
     label: str = "similarity with the question",
@@ -298,7 +308,7 @@ def heatmap(
     ----------
     picture : PIL.Image.Image
         As it was given to the processor.
-    report : ImageReport
+    report : Drawn
         One entry of `handle.report`; its kept patches are outlined in white.
     image_processor
         For `seen_region`; None: the patches cover the whole picture.
@@ -366,12 +376,12 @@ def _borders(
 # ---------------------------------------------------------------- residual
 
 
-def residual_curve(report: ImageReport, bound: Any = None) -> Figure:
+def residual_curve(report: Drawn, bound: Any = None) -> Figure:
     """Draw how much of the features is left unexplained as tokens are kept one by one.
 
     Parameters
     ----------
-    report : ImageReport
+    report : Drawn
         One entry of `handle.report`, of a method that computes the residual as it picks (SPARE).
     bound : Tensor or sequence [m], or None
         The least relative residual that any 0, 1, .. m - 1 directions leave (the singular value

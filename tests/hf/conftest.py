@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,3 +69,9 @@ def setup(request) -> Setup:
 def tiny() -> Setup:
     """A model of its own for tests that try to break it."""
     return Setup("tiny", calm(tiny_llava(seed=1)), make_processor())
+
+
+@pytest.fixture(params=["cache", "past_key_values"])
+def named(request) -> Callable[[Any], dict[str, Any]]:
+    """A cache as an argument, under its name of transformers 5.24 and its name of before."""
+    return lambda cache: {request.param: cache}

@@ -13,6 +13,7 @@ from torch.ao.quantization import quantize_dynamic
 from transformers import StaticCache
 from transformers.models.auto import modeling_auto as auto
 
+from sparevlm.budgets import Residual
 from sparevlm.hf import attach
 from sparevlm.hf.encode import encode
 from sparevlm.hf.families import FAMILIES, UnsupportedModelError, find_family
@@ -20,7 +21,6 @@ from sparevlm.hf.media import IMAGE
 from sparevlm.hf.refused import REASONS
 from sparevlm.methods import SPARE, DivPrune, NoImage, RandomTokens, UniformGrid
 from sparevlm.relevance import ClipScorer
-from sparevlm.tokens import Residual
 from tests.families import BUILDERS
 from tests.families.matrix import (
     KEEP,
@@ -173,7 +173,7 @@ def test_static_cache(family):
 
 
 @placed
-def test_a_second_turn(family, positions):
+def test_a_second_turn(family, positions, named):
     inputs = family.inputs(ONE)
     options = {"return_dict_in_generate": True}
     with spare(positions=positions)(family.model):
@@ -187,7 +187,7 @@ def test_a_second_turn(family, positions):
                 longer[:, : inputs[name].shape[1]] = inputs[name]
                 whole[name] = longer
         rest = {k: v for k, v in inputs.items() if k not in whole}
-        found = answer(family, whole, past_key_values=first.past_key_values)
+        found = answer(family, whole, **named(first.past_key_values))
         if facts(family).model_type in ("paligemma",):
             return  # what came first attended to nothing behind it
         assert torch.equal(found, answer(family, whole | rest))
@@ -276,12 +276,12 @@ def test_nothing_is_left_behind(family):
         assert torch.equal(family.model(**inputs).logits, expected)
 
 
-def test_static_cache_given(family):
+def test_static_cache_given(family, named):
     skip_where_static_is_wrong(family)
     inputs = family.inputs(ONE)
     cache = StaticCache(family.model.config.get_text_config(), max_cache_len=400)
     with spare()(family.model):
-        assert torch.equal(answer(family, inputs, past_key_values=cache), answer(family, inputs))
+        assert torch.equal(answer(family, inputs, **named(cache)), answer(family, inputs))
 
 
 def seeing_classes() -> list[str]:

@@ -171,7 +171,7 @@ def test_output_object(setup):
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_ragged_budgets(setup, side):
-    from sparevlm.tokens import Residual
+    from sparevlm.budgets import Residual
 
     inputs = setup.inputs(ONE, SHORT, side=side)
     with SPARE(Residual(0.1), guidance="none", positions="compact")(setup.model) as handle:
@@ -193,7 +193,7 @@ def test_ragged_budgets(setup, side):
 
 
 def test_residual_bounds(setup):
-    from sparevlm.tokens import Residual
+    from sparevlm.budgets import Residual
 
     inputs = setup.inputs(ONE)
     for budget, kept in ((Residual(0.9, minimum=17), 17), (Residual(0.001, maximum=5), 5)):

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from bench.masked import layers_of, masking
 from sparevlm import hf
-from sparevlm.hf.inside import _mask
-from sparevlm.hf.layer_scores import LayerProbe
+from sparevlm.hf.decoder.probe import Taken
+from sparevlm.hf.decoder.shorter import shorter_mask
 from sparevlm.methods import SPARE, FastV, PyramidDrop, Staged, get_method, list_methods
 from sparevlm.methods.in_decoder import DecoderMethod, averaged
 from sparevlm.tokens import Reduction
@@ -172,7 +172,7 @@ def test_one_budget_for_a_prompt(name, prompt) -> None:
 @pytest.mark.parametrize("block", [1, 7, 128])
 def test_attention_of_all_words_and_tokens(wide, monkeypatch, name, block) -> None:
     """FastV as its paper says it: the average over all other tokens, in blocks of queries."""
-    monkeypatch.setattr("sparevlm.hf.inside._BLOCK", block)
+    monkeypatch.setattr("sparevlm.hf.decoder.inside._BLOCK", block)
     method = FastV(keep=0.34, layer=1, asking="all", average=False)
     check_equals_masking(
         wide(made(name)), ONE, method, lambda report: {1: [r.after for r in report]}, asking="all"
@@ -274,7 +274,7 @@ def conversation(family, inputs, first, follow):
 
 # In these, what was a prompt sees ahead, and what was an answer does not.
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"gemma3", "paligemma"}))
-def test_a_second_turn_equals_masking(wide, name) -> None:
+def test_a_second_turn_equals_masking(wide, name, named) -> None:
     family = wide(made(name))
     inputs = family.inputs(ONE)
     with Stages(keep=0.34, average=False)(family.model) as handle:
@@ -282,7 +282,7 @@ def test_a_second_turn_equals_masking(wide, name) -> None:
         cache, report = first.past_key_values, handle.report
         whole = conversation(family, inputs, first.sequences, TEXT)
         words = {k: v for k, v in whole.items() if not k.startswith(("pixel", "image"))}
-        found = answer(family, words, past_key_values=cache)
+        found = answer(family, words, **named(cache))
     assert not {"get_mask_sizes", "get_query_offset"} & set(vars(cache))
     places = token_kinds(family, inputs)[0].nonzero()[:, 0]
     with masking(family.model, {1: [gone(places, report)]}):
@@ -379,13 +379,13 @@ def test_attention_of_all_is_computed_once_for_all_pictures(monkeypatch) -> None
     family = made("qwen2_5_vl")
     inputs = family.inputs(test_video.ONE)
     asked = []
-    attention = LayerProbe.attention
+    attention = Taken.attention
 
-    def spy(probe, row, columns, seen):
+    def spy(taken, row, columns, seen):
         asked.append(len(columns))
-        return attention(probe, row, columns, seen)
+        return attention(taken, row, columns, seen)
 
-    monkeypatch.setattr(LayerProbe, "attention", spy)
+    monkeypatch.setattr(Taken, "attention", spy)
     with torch.no_grad(), FastV(2, layer=1, asking="all", average=False)(family.model) as handle:
         family.model(**inputs)
     assert len(handle.report) == 3
@@ -394,18 +394,21 @@ def test_attention_of_all_is_computed_once_for_all_pictures(monkeypatch) -> None
 
 def test_masks_for_flash_attention_stay_flat() -> None:
     columns = torch.tensor([[0, 1, 4], [-1, 2, 4]])
-    assert _mask(None, None, columns, 3, torch.float32, True).tolist() == [[1, 1, 1], [0, 1, 1]]
-    assert _mask(None, None, columns[:1], 3, torch.float32, True) is None
+    assert shorter_mask(None, None, columns, 3, torch.float32, True).tolist() == [
+        [1, 1, 1],
+        [0, 1, 1],
+    ]
+    assert shorter_mask(None, None, columns[:1], 3, torch.float32, True) is None
 
 
-def test_embeddings_over_a_pruned_cache_are_refused() -> None:
+def test_embeddings_over_a_pruned_cache_are_refused(named) -> None:
     family = made("llava")
     inputs = family.inputs(ONE)
     with torch.no_grad(), Stages(keep=3, average=False)(family.model):
         cache = family.model(**inputs, use_cache=True).past_key_values
         word = family.model.get_input_embeddings()(torch.tensor([[5]]))
         with pytest.raises(ValueError, match="go on from it with input_ids"):
-            family.model(inputs_embeds=word, past_key_values=cache)
+            family.model(inputs_embeds=word, **named(cache))
 
 
 @pytest.fixture(scope="module")
@@ -546,7 +549,7 @@ def test_beams(pocket) -> None:
         assert torch.equal(found, model.generate(**inputs, **more))
 
 
-def test_second_turn(pocket) -> None:
+def test_second_turn(pocket, named) -> None:
     model, processor = pocket
     inputs = pocket_inputs(processor, QUESTIONS[0])
     method = FastV(keep=120)
@@ -559,7 +562,7 @@ def test_second_turn(pocket) -> None:
         ids = torch.cat([first.sequences, more["input_ids"][:, 1:]], 1)
         second = model.generate(
             input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=5,
-            past_key_values=first.past_key_values,
+            **named(first.past_key_values),
         )  # fmt: skip
     columns = (inputs["input_ids"][0] == model.config.image_token_id).nonzero()[:, 0]
     gone = columns[~torch.isin(torch.arange(196), kept)]
@@ -635,13 +638,13 @@ def test_static_cache_is_refused(pocket) -> None:
         model.generate(**inputs, max_new_tokens=3, cache_implementation="static")
 
 
-def test_a_cropped_cache_is_refused(pocket) -> None:
+def test_a_cropped_cache_is_refused(pocket, named) -> None:
     model, processor = pocket
     inputs = pocket_inputs(processor, QUESTIONS[0])
     with FastV(keep=120)(model), pytest.raises(ValueError, match="cache was cropped"):
         cache = model(**inputs, use_cache=True).past_key_values
         cache.crop(-1)
-        model(input_ids=inputs["input_ids"][:, -1:], past_key_values=cache)
+        model(input_ids=inputs["input_ids"][:, -1:], **named(cache))
 
 
 @pytest.mark.parametrize("at", [(1, 3), (1, 2, 3)])

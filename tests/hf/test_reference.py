@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sparevlm.budgets import Residual
 from sparevlm.methods import SPARE, RandomTokens, UniformGrid
-from sparevlm.tokens import Residual
 from tests.hf.conftest import ONE, SHORT, TEXT, TWO
 from tests.hf.reference import embed_row, features_of, greedy, logits_of
 

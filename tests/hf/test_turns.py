@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from sparevlm.budgets import Residual
 from sparevlm.methods import SPARE
-from sparevlm.tokens import Residual
 from tests.hf.conftest import ONE, SHORT, TEXT
 
 OPTIONS = {"do_sample": False, "max_new_tokens": 5}
@@ -38,7 +38,7 @@ def crop(cache, length):
 @POSITIONS
 @pytest.mark.parametrize("again", [True, False], ids=["with pictures", "without"])
 @pytest.mark.parametrize("prompts", [(ONE,), (ONE, SHORT, TEXT)], ids=["single", "batch"])
-def test_a_second_and_a_third_turn(setup, positions, again, prompts):
+def test_a_second_and_a_third_turn(setup, positions, again, prompts, named):
     with SPARE(9, guidance="none", positions=positions)(setup.model):
         inputs, out = first_turn(setup, *prompts)
         cache, sequences = out.past_key_values, out.sequences
@@ -48,7 +48,7 @@ def test_a_second_and_a_third_turn(setup, positions, again, prompts):
             if again:
                 turn["pixel_values"] = inputs["pixel_values"]
             found = setup.model.generate(
-                **turn, past_key_values=cache, **OPTIONS, return_dict_in_generate=True
+                **turn, **named(cache), **OPTIONS, return_dict_in_generate=True
             )
             assert torch.equal(found.sequences, fresh)
             cache, sequences, inputs["attention_mask"] = (
@@ -59,17 +59,17 @@ def test_a_second_and_a_third_turn(setup, positions, again, prompts):
 
 
 @POSITIONS
-def test_ragged_rows_go_on(setup, positions):
+def test_ragged_rows_go_on(setup, positions, named):
     with SPARE(Residual(0.1), guidance="none", positions=positions)(setup.model):
         inputs, out = first_turn(setup, ONE, SHORT)
         turn = next_turn(setup, inputs, out.sequences)
         fresh = setup.model.generate(**turn, pixel_values=inputs["pixel_values"], **OPTIONS)
-        found = setup.model.generate(**turn, past_key_values=out.past_key_values, **OPTIONS)
+        found = setup.model.generate(**turn, **named(out.past_key_values), **OPTIONS)
     assert torch.equal(found, fresh)
 
 
 @POSITIONS
-def test_a_new_picture_in_the_second_turn(setup, positions):
+def test_a_new_picture_in_the_second_turn(setup, positions, named):
     text = f" USER: {'<image>' * 196} is there a red star ? ASSISTANT:"
     with SPARE(9, guidance="none", positions=positions)(setup.model) as handle:
         inputs, out = first_turn(setup, ONE)
@@ -79,47 +79,45 @@ def test_a_new_picture_in_the_second_turn(setup, positions):
         fresh = setup.model.generate(**turn, pixel_values=both, **OPTIONS)
         for pictures in (both, new):
             cache = copy.deepcopy(out.past_key_values)
-            found = setup.model.generate(
-                **turn, pixel_values=pictures, past_key_values=cache, **OPTIONS
-            )
+            found = setup.model.generate(**turn, pixel_values=pictures, **named(cache), **OPTIONS)
             assert torch.equal(found, fresh)
             assert [one.after for one in handle.report] == [9]
 
 
-def test_a_picture_after_a_turn_of_text(setup):
+def test_a_picture_after_a_turn_of_text(setup, named):
     with SPARE(9, guidance="none")(setup.model):
         inputs, out = first_turn(setup, TEXT)
         text = f" USER: {'<image>' * 196} is there a red star ? ASSISTANT:"
         turn = next_turn(setup, inputs, out.sequences, text)
         turn["pixel_values"] = setup.inputs(ONE)["pixel_values"]
         fresh = setup.model.generate(**turn, **OPTIONS)
-        found = setup.model.generate(**turn, past_key_values=out.past_key_values, **OPTIONS)
+        found = setup.model.generate(**turn, **named(out.past_key_values), **OPTIONS)
     assert torch.equal(found, fresh)
 
 
-def test_a_cache_given_empty(setup):
+def test_a_cache_given_empty(setup, named):
     inputs, cache = setup.inputs(ONE), DynamicCache()
     with SPARE(9, guidance="none")(setup.model):
-        sequences = setup.model.generate(**inputs, past_key_values=cache, **OPTIONS)
+        sequences = setup.model.generate(**inputs, **named(cache), **OPTIONS)
         turn = next_turn(setup, inputs, sequences)
         fresh = setup.model.generate(**turn, pixel_values=inputs["pixel_values"], **OPTIONS)
-        assert torch.equal(setup.model.generate(**turn, past_key_values=cache, **OPTIONS), fresh)
+        assert torch.equal(setup.model.generate(**turn, **named(cache), **OPTIONS), fresh)
 
 
-def test_another_block_goes_on(setup):
+def test_another_block_goes_on(setup, named):
     with SPARE(9, guidance="none")(setup.model):
         inputs, out = first_turn(setup, ONE)
         turn = next_turn(setup, inputs, out.sequences)
         fresh = setup.model.generate(**turn, pixel_values=inputs["pixel_values"], **OPTIONS)
     with SPARE(9, guidance="none")(setup.model):
-        found = setup.model.generate(**turn, past_key_values=out.past_key_values, **OPTIONS)
+        found = setup.model.generate(**turn, **named(out.past_key_values), **OPTIONS)
     assert torch.equal(found, fresh)
 
 
 @POSITIONS
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("prompts", [(ONE,), (ONE, SHORT)], ids=["single", "batch"])
-def test_a_loop_of_forward_calls(setup, positions, masked, prompts):
+def test_a_loop_of_forward_calls(setup, positions, masked, prompts, named):
     inputs = setup.inputs(*prompts)
     options = {"do_sample": False, "max_new_tokens": 5, "eos_token_id": 10**6}
     with torch.no_grad(), SPARE(9, guidance="none", positions=positions)(setup.model):
@@ -129,34 +127,34 @@ def test_a_loop_of_forward_calls(setup, positions, masked, prompts):
         for _ in range(4):
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
             extra = {"attention_mask": mask} if masked else {}
-            out = setup.model(input_ids=answer[-1], past_key_values=out.past_key_values, **extra)
+            out = setup.model(input_ids=answer[-1], **named(out.past_key_values), **extra)
             answer.append(out.logits[:, -1:].argmax(-1))
     assert torch.equal(torch.cat(answer, 1), expected)
 
 
-def test_another_prompt_is_refused(setup):
+def test_another_prompt_is_refused(setup, named):
     with SPARE(9, guidance="none")(setup.model):
         inputs, out = first_turn(setup, ONE)
         other = next_turn(setup, inputs, out.sequences)
         other["input_ids"][:, 1] += 1
         with pytest.raises(ValueError, match="does not go on from"):
-            setup.model.generate(**other, past_key_values=out.past_key_values, **OPTIONS)
+            setup.model.generate(**other, **named(out.past_key_values), **OPTIONS)
 
 
-def test_a_cache_cropped_within_a_picture_is_refused(setup):
+def test_a_cache_cropped_within_a_picture_is_refused(setup, named):
     with SPARE(9, guidance="none")(setup.model):
         inputs, out = first_turn(setup, ONE)
         crop(out.past_key_values, 5)
         turn = next_turn(setup, inputs, out.sequences)
         with pytest.raises(ValueError, match="cropped within a picture"):
-            setup.model.generate(**turn, past_key_values=out.past_key_values, **OPTIONS)
+            setup.model.generate(**turn, **named(out.past_key_values), **OPTIONS)
 
 
-def test_a_cache_cropped_to_the_prompt_serves_another_question(setup):
+def test_a_cache_cropped_to_the_prompt_serves_another_question(setup, named):
     with SPARE(9, guidance="none")(setup.model):
         inputs, out = first_turn(setup, ONE)
         crop(out.past_key_values, 16)  # after the picture, within the question
         again = next_turn(setup, inputs, inputs["input_ids"])
         fresh = setup.model.generate(**again, pixel_values=inputs["pixel_values"], **OPTIONS)
-        found = setup.model.generate(**again, past_key_values=out.past_key_values, **OPTIONS)
+        found = setup.model.generate(**again, **named(out.past_key_values), **OPTIONS)
     assert torch.equal(found, fresh)

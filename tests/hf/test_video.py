@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from sparevlm.budgets import Residual
 from sparevlm.hf.families import FAMILIES
 from sparevlm.methods import SPARE, DownsampledImage, NoImage
-from sparevlm.tokens import Residual
 from tests.families import BUILDERS
 from tests.families.common import clip
 from tests.families.matrix import ONE as PICTURE
@@ -149,7 +149,7 @@ def test_static_cache(family):
         assert torch.equal(answer(family, inputs, cache_implementation="static"), expected)
 
 
-def test_a_second_turn(family):
+def test_a_second_turn(family, named):
     inputs = family.inputs(ONE)
     with spare(KEEP)(family.model):
         first = answer(family, inputs, return_dict_in_generate=True)
@@ -160,7 +160,7 @@ def test_a_second_turn(family):
             kinds = torch.zeros_like(whole["input_ids"])
             kinds[:, : inputs["input_ids"].shape[1]] = inputs["mm_token_type_ids"]
             whole["mm_token_type_ids"] = kinds
-        found = answer(family, whole, past_key_values=first.past_key_values)
+        found = answer(family, whole, **named(first.past_key_values))
         rest = {k: v for k, v in inputs.items() if k not in whole}
         assert torch.equal(found, answer(family, whole | rest))
 
@@ -287,7 +287,7 @@ def test_every_family_says_whether_it_takes_video():
     assert {f.video for f in FAMILIES.values()} == {"no", "pictures", "tokens", "marks"}
 
 
-def test_a_video_in_a_second_turn(family):
+def test_a_video_in_a_second_turn(family, named):
     """Over the cache of a first video, or all at once: the same answer."""
     if family.name == "molmo2":
         pytest.skip("its processor takes one video a prompt")
@@ -305,7 +305,7 @@ def test_a_video_in_a_second_turn(family):
                 word = {"input_ids": first.sequences[:, told:], "attention_mask": 1}.get(name, 0)
                 word = torch.zeros(1, 1, dtype=value.dtype) + word
                 whole[name] = torch.cat([value[:, :told], word, value[:, told:]], 1)
-        found = answer(family, whole, past_key_values=first.past_key_values)
+        found = answer(family, whole, **named(first.past_key_values))
         assert torch.equal(found, answer(family, whole))
 
 

@@ -10,11 +10,17 @@ from pathlib import Path
 
 import pytest
 
+LIMITS = {
+    "pocket": 4, "internvl": 4, "idefics3": 4, "llava_next": 6, "llava_onevision": 7,
+    "qwen2_5_vl": 6,
+}  # fmt: skip
 
-def counted(name: str, *cases: str) -> list[dict[str, int]]:
+
+@pytest.fixture(scope="module")
+def counted() -> dict[str, list[dict[str, int]]]:
     """See `waits`, which changes what torch takes for an accelerator: in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "tests.hf.waits", name, *cases],
+        [sys.executable, "-W", "ignore", "-m", "tests.hf.waits", ",".join(LIMITS), "1", "8", "1x3"],
         cwd=Path(__file__).parents[2], env=dict(os.environ), capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -30,17 +36,13 @@ def of_ours(lines: dict[str, int]) -> int:
     )
 
 
-@pytest.mark.parametrize(
-    ("name", "limit"),
-    [("pocket", 4), ("internvl", 4), ("idefics3", 4), ("llava_next", 6), ("llava_onevision", 7),
-     ("qwen2_5_vl", 6)],
-)  # fmt: skip
-def test_waits_do_not_grow(name, limit) -> None:
-    found = counted(name, "1", "8", "1x3")
-    assert [of_ours(lines) for lines in found] == [limit] * 3, found
+@pytest.mark.parametrize("name", LIMITS)
+def test_waits_do_not_grow(counted, name) -> None:
+    found = counted[name]
+    assert [of_ours(lines) for lines in found] == [LIMITS[name]] * 3, found
 
 
-def test_the_pretended_device_counts() -> None:
+def test_the_pretended_device_counts(counted) -> None:
     """The vision encoder of Qwen2.5-VL looks at its grids: no counter that sees nothing."""
-    lines = counted("qwen2_5_vl", "1")[0]
+    lines = counted["qwen2_5_vl"][0]
     assert any("grid_thw.tolist()" in line for line in lines)

@@ -1,6 +1,6 @@
 """How often `prune_inputs` lets the host wait for the device, counted without one; prints JSON.
 
-    python -m tests.hf.waits llava_next 1 4 1x4   # prompts, or prompts x pictures of each
+    python -m tests.hf.waits llava_next,pocket 1 4 1x4   # prompts, or prompts x pictures of each
 
 Model and inputs lie on a pretended device: tensors that compute on the CPU, refuse to be mixed with
 the CPU's, and count each value that the host asks for and each copy that is waited for.
@@ -150,10 +150,10 @@ def waits(name: str, prompts: int, pictures: int) -> Counter[str]:
     return seen.of
 
 
-def main(name: str, *cases: str) -> None:
-    """One object a case: waits by line."""
+def main(names: str, *cases: str) -> None:
+    """For each name one object a case: waits by line."""
     sizes = [(*map(int, case.split("x")), 1)[:2] for case in cases]
-    print(json.dumps([waits(name, *size) for size in sizes]))
+    print(json.dumps({n: [waits(n, *size) for size in sizes] for n in names.split(",")}))
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import sparevlm
+from sparevlm.budgets import Residual
 from sparevlm.methods import PruningMethod, get_method, list_methods, method_class
-from sparevlm.tokens import Reduction, Residual, VisualTokens, check_reduction
+from sparevlm.tokens import Reduction, VisualTokens, check_reduction
 from tests.methods.scene import everything
 
 BAD_BUDGETS = [

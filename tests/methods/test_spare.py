@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sparevlm.budgets import Residual
 from sparevlm.methods import SPARE, CDPruner
 from sparevlm.methods.spare import min_max
 from sparevlm.selection import select
-from sparevlm.tokens import Query, Residual, VisualTokens
+from sparevlm.tokens import Query, VisualTokens
 
 
 @pytest.fixture

@@ -142,11 +142,11 @@ def _layers(report: list[ImageReport]) -> dict[str, Any]:
 
 
 def _make_method(args: argparse.Namespace) -> PruningMethod:
-    from sparevlm.methods import get_method
+    from sparevlm.methods import read_method
 
     settings = {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None}
     keep = KEEP if args.keep is None else args.keep
-    return get_method("spare" if args.method is None else args.method, keep, **settings)
+    return read_method("spare" if args.method is None else args.method, keep, settings)
 
 
 def _open_pictures(args: argparse.Namespace) -> list[Image.Image]:

@@ -49,7 +49,7 @@ def _methods(args: argparse.Namespace) -> str:
 
 def _describe(cls: type[PruningMethod]) -> dict[str, Any]:
     """Facts of a method; every method has `keep` besides, which mostly has no default."""
-    from sparevlm.methods.base import works_with
+    from sparevlm.methods import works_with
 
     return {
         "name": cls.name,

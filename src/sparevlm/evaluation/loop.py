@@ -15,11 +15,11 @@ from PIL import Image
 from tqdm import tqdm
 from transformers import StoppingCriteria
 
+from sparevlm.budgets import is_integer
 from sparevlm.chat import tokenized
 from sparevlm.evaluation.tasks import Item
 from sparevlm.hf.remember import Encodings, remembering
 from sparevlm.methods import PruningMethod, get_method, method_class
-from sparevlm.tokens import is_integer
 
 CONTROLS = ("random", "uniform", "average-pool", "downsample")
 ANSWERS, RUN = "answers.jsonl", "run.json"

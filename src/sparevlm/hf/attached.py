@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from sparevlm.hf.report import Report
+from sparevlm.report import Report
 
 if TYPE_CHECKING:
     from sparevlm.methods.base import PruningMethod
@@ -23,7 +24,8 @@ class Attached:
     ----------
     method : PruningMethod or Staged
     report : Report, a list of ImageReport
-        One entry a picture, or frame of a video, of the last call that had any.
+        One entry a picture, or frame of a video, of the last call that had any: of the thread that
+        asks, or, where that made none, of any (an answer that is streamed comes from another).
 
     Raises
     ------
@@ -39,12 +41,23 @@ class Attached:
                 "detach that first, nested pruning is not possible"
             )
         self.method = method
-        self.report = Report()
+        self._own = threading.local()
+        self._latest = Report()
         self._model = model
         self._hooks: list[Any] = []
         self._attached = True
         if not part:
             _ATTACHED[model] = method
+
+    @property
+    def report(self) -> Report:
+        """See above."""
+        own: Report | None = getattr(self._own, "report", None)
+        return self._latest if own is None else own
+
+    @report.setter
+    def report(self, report: Report) -> None:
+        self._own.report = self._latest = report
 
     @property
     def model(self) -> Any:

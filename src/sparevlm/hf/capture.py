@@ -11,9 +11,10 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparevlm.encoder import AttentionOf, Layer, Projector, layer_index
+from sparevlm.hf import stock
 from sparevlm.hf.families import Family
 from sparevlm.hf.layout import Layout, class_tokens
 
@@ -59,7 +60,7 @@ class Capture:
         self._thread = threading.get_ident()
         self._keys: int | None = None
         if self._attention_of or "encoder_keys" in needs:
-            self._layers = [part for part in self._tower.modules() if _is_attention(part)]
+            self._layers = stock.vision_attentions(self._tower)
             if not self._layers:
                 raise ValueError(
                     f"{type(self._tower).__name__} has no attention that can be read: "
@@ -71,11 +72,11 @@ class Capture:
             self._keys = layer_index(keys_of, read, depth) if "encoder_keys" in needs else None
 
     def __enter__(self) -> Capture:
-        wanted = {(layer, name) for layer in self._rows_wanted() for name in ("q_proj", "k_proj")}
+        wanted = {(layer, name) for layer in self._rows_wanted() for name in ("q", "k")}
         if self._keys is not None:
-            wanted.add((self._keys, "k_proj"))
+            wanted.add((self._keys, "k"))
         for layer, name in sorted(wanted):
-            part = getattr(self._layers[layer], name)
+            part = stock.projection(self._layers[layer], name)
             self._hooks.append(part.register_forward_hook(self._keep(layer, name)))
         if "projector" in self._needs:
             if self._projector is None:
@@ -129,7 +130,7 @@ class Capture:
             for entry, maps in zip(found, zip(*each, strict=True), strict=True):
                 entry["encoder_attention"] = tuple(rows.T for rows in maps)
         if self._keys is not None:
-            keys = _placed(self._found[self._keys, "k_proj"], layout, tokens)
+            keys = _placed(self._found[self._keys, "k"], layout, tokens)
             for entry, rows in zip(found, keys, strict=True):
                 entry["encoder_keys"] = self._heads(rows, self._layers[self._keys])
         if self._states is not None:
@@ -145,9 +146,7 @@ class Capture:
         """Attention [T, L, H] to all positions of each tile."""
         part = self._layers[layer]
         tiles = []
-        for queries, keys in zip(
-            *(self._found[layer, name] for name in ("q_proj", "k_proj")), strict=True
-        ):
+        for queries, keys in zip(*(self._found[layer, name] for name in ("q", "k")), strict=True):
             length, scale = len(keys), part.scale
             first = length - tokens if length - tokens in (0, 1) else class_tokens(length)
             if of.row == "class" and first:
@@ -194,9 +193,3 @@ def _mismatch(length: int, tokens: int) -> ValueError:
         "tokens of a picture, which this method cannot put beside each other: choose one that "
         "needs features only"
     )
-
-
-def _is_attention(part: nn.Module) -> bool:
-    normed = not isinstance(getattr(part, "q_norm", None), nn.Identity | None)
-    known = all(hasattr(part, name) for name in ("q_proj", "k_proj", "num_heads", "scale"))
-    return known and not normed  # norms of queries and keys come after what is read

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sparevlm.hf import stock
 from sparevlm.hf.capture import Capture
 from sparevlm.hf.families import Family, patch_grid
 from sparevlm.hf.frames import THINNING, deeper, frames_of, grids_of, thinned, video_ends
@@ -32,7 +33,7 @@ class Encoded:
     ----------
     modality : Modality
     output
-        The model output that `get_image_features`, or `get_video_features`, returned.
+        What the model's own function for pictures, or videos, returned.
     features : list of Tensor [N_i, D]
         One entry a picture, tile or frame.
     tokens : list of VisualTokens
@@ -77,12 +78,15 @@ class Encoded:
         """
         output = copy.copy(self.output)
         if deep:
-            output.deepstack_features = deep
-        output.pooler_output = features
-        if isinstance(self.output.pooler_output, Tensor):
+            stock.set_deeper_features(output, deep)
+        if isinstance(stock.features_of(self.output), Tensor):
             lengths = {len(rows) for rows in features}
             even = len(lengths) == 1 and lengths != {0}
-            output.pooler_output = torch.stack(features) if even else torch.cat(features)[:, None]
+            stock.set_features(
+                output, torch.stack(features) if even else torch.cat(features)[:, None]
+            )
+        else:
+            stock.set_features(output, features)
         return output
 
 
@@ -119,7 +123,7 @@ def encode(
             arguments[sizes] = arguments[sizes].cpu()
     layer = _feature_layer(model, kwargs)
     stated = hidden or "projector" in needs
-    wanted = {"output_hidden_states": True} if stated else {}
+    wanted = stock.ENCODER_STATES if stated else {}
     capture = Capture(model, family, needs, method.attention_of, method.keys_of, layer)
     with capture, _weights_here(model.base_model), _said_plainly(family, modality):
         output = encoder(**arguments, **wanted, return_dict=True)
@@ -138,7 +142,7 @@ def encode(
     layout = layout_of(model, family, modality, arguments, features)
     states, classes = None, [None] * len(features)
     if stated:
-        states, classes = _patch_states(output.hidden_states, layer, features, layout)
+        states, classes = _patch_states(stock.encoder_states(output), layer, features, layout)
     fields = capture.fields(features, classes, layout, rowwise=packed)
     if "encoder" in needs and not family.grids:  # those pixels are patches already
         patch = model.config.vision_config.patch_size
@@ -176,7 +180,7 @@ def _pictures(
     family: Family, output: Any, runs: tuple[list[int], ...]
 ) -> tuple[list[Tensor], list[list[Tensor]]]:
     """Features and deeper features, one entry a picture or tile."""
-    features = list(output.pooler_output)
+    features = list(stock.features_of(output))
     if family.tiled in ("begin", "end"):
         features = _by_run(features, runs)
     return features, deeper(output)
@@ -186,8 +190,7 @@ def _encoder(
     model: Any, modality: Modality, kwargs: dict[str, Any]
 ) -> tuple[Callable[..., Any], dict[str, Any], set[str]]:
     """The model's function for a modality, its arguments, and which of `kwargs` they are."""
-    base = model.base_model
-    encoder = getattr(base, f"get_{modality.name}_features", None) or base.get_image_features
+    encoder = stock.encoder_of(model.base_model, modality.name)
     names = set(inspect.signature(encoder).parameters) - {"kwargs"}
     if modality.pixels not in names:  # one function for both
         return encoder, {IMAGE.pixels: kwargs[modality.pixels]}, {modality.pixels}
@@ -269,7 +272,7 @@ def _smaller(
         size = (rows * patch, columns * patch)
         small = F.interpolate(wide, size, mode="bicubic", antialias=True).to(pixels.dtype)
         given = arguments | {"pixel_values": small, "interpolate_pos_encoding": True}
-        features: Tensor = encoder(**given, return_dict=True).pooler_output[0]
+        features: Tensor = stock.features_of(encoder(**given, return_dict=True))[0]
         return features
 
     return encode

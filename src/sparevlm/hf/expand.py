@@ -8,25 +8,24 @@ pictures, or keeps the pictures of a prompt together.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from sparevlm.hf import stock
 from sparevlm.hf.families import Family
 from sparevlm.hf.media import MODALITIES, token_types
 
 
-@contextmanager
-def grouped_expansion(model: Any, family: Family, kwargs: dict[str, Any]) -> Iterator[None]:
-    """Repeat the features of a `generate` call prompt by prompt."""
-    outputs = kwargs.get("mm_encoder_outputs") or {}
-    if not outputs or (family.video != "marks" and not _mixes_up(model)):
-        yield
-        return
+def group_expansion(model: Any, family: Family) -> bool:
+    """Have the features of `generate` calls repeated prompt by prompt, where stock does otherwise.
+
+    Once for all calls: threads share the model. Returns whether `stock.reset_expansion` is due.
+    """
+    if not stock.expands(model) or (family.video != "marks" and not _mixes_up(model)):
+        return False
 
     def expand(
         input_ids: Tensor,
@@ -37,19 +36,17 @@ def grouped_expansion(model: Any, family: Family, kwargs: dict[str, Any]) -> Ite
         types = token_types(family, model, input_ids)
         return _expand(types, mm_encoder_output, expand_size)
 
-    model._expand_multimodal_outputs = expand
-    try:
-        yield
-    finally:
-        del model._expand_multimodal_outputs
+    stock.set_expansion(model, expand)
+    return True
 
 
 def _mixes_up(model: Any) -> bool:
     image = model.config.image_token_id
-    two = BaseModelOutputWithPooling(pooler_output=torch.tensor([[[0.0]], [[1.0]]]))
+    two = BaseModelOutputWithPooling()
+    stock.set_features(two, torch.tensor([[[0.0]], [[1.0]]]))
     ids = torch.tensor([[image, image]])
-    found = model._expand_multimodal_outputs(ids, {"image": two}, expand_size=2)
-    repeated: list[float] = found["image"].pooler_output.flatten().tolist()
+    found = stock.expanded(model, ids, {"image": two}, 2)
+    repeated: list[float] = stock.features_of(found["image"]).flatten().tolist()
     return repeated != [0, 1, 0, 1]
 
 
@@ -60,18 +57,20 @@ def _expand(types: Tensor, outputs: dict[str, Any], times: int) -> dict[str, Any
             continue
         output = expanded[modality.name] = copy.copy(outputs[modality.name])
         counts = (types == modality.code).sum(1).tolist()
-        if isinstance(output.pooler_output, Tensor):
-            rows = _by_prompt(_flat(output.pooler_output), counts, times)
-            output.pooler_output = torch.cat(rows)[:, None]
-        else:
-            output.pooler_output = _by_prompt(_flat(output.pooler_output), counts, times)
-        levels = getattr(output, "deepstack_features", None)
+        features = stock.features_of(output)
+        rows = _by_prompt(_flat(features), counts, times)
+        one = isinstance(features, Tensor)
+        stock.set_features(output, torch.cat(rows)[:, None] if one else rows)
+        levels = stock.deeper_features(output)
         if levels:
             deeper = [_by_prompt(_flat(level), counts, times) for level in levels]
-            output.deepstack_features = [
-                torch.cat(rows) if isinstance(level, Tensor) else rows
-                for level, rows in zip(levels, deeper, strict=True)
-            ]
+            stock.set_deeper_features(
+                output,
+                [
+                    torch.cat(rows) if isinstance(level, Tensor) else rows
+                    for level, rows in zip(levels, deeper, strict=True)
+                ],
+            )
     return expanded
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from sparevlm.hf import stock
 from sparevlm.hf.refused import why_not
 
 
@@ -487,6 +487,7 @@ def find_family(model: Any) -> Family:
     family = FAMILIES.get(getattr(config, "model_type", ""))
     if not isinstance(model, torch.nn.Module) or config is None:
         raise UnsupportedModelError(f"{kind} is no transformers model: give one of {supported}")
+    stock.check_version()
     if _is_remote(model):
         raise UnsupportedModelError(
             f"{kind} comes from a repository's own code (trust_remote_code), of which nothing is "
@@ -496,9 +497,10 @@ def find_family(model: Any) -> Family:
         raise UnsupportedModelError(
             f"{kind} is not supported: {why_not(model)}; supported are {supported}"
         )
-    if "mm_encoder_outputs" not in inspect.signature(model.forward).parameters:
+    if not stock.takes_features(model):
         raise UnsupportedModelError(
-            f"{kind}.forward takes no mm_encoder_outputs: install transformers >= 5.18"
+            f"{kind}.forward takes no pruned features in transformers {stock.installed()}: install "
+            f"transformers >= {stock.OLDEST}"
         )
     return family
 

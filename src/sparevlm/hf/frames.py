@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparevlm.hf import stock
 from sparevlm.hf.media import Modality
 
 # VideoLLaMA's processor says by it which tokens repeat the frame before; stock drops them.
@@ -46,7 +47,7 @@ def frames_of(
     may make one step), rows and columns of patches.
     """
     # transformers 5.18 keeps an axis for the frames.
-    videos = [rows.flatten(0, -2) for rows in output.pooler_output]
+    videos = [rows.flatten(0, -2) for rows in stock.features_of(output)]
     counts = _counts(pixels, grids, len(videos))
     sizes = [_sizes(len(rows), count) for rows, count in zip(videos, counts, strict=True)]
     levels = [_cut(level, sizes) for level in deeper(output)]
@@ -66,7 +67,7 @@ def thinned(
     for source, rows in zip(sources, frames, strict=True):
         videos.setdefault(source, []).append(rows)
     output = copy.copy(output)
-    output.pooler_output = [torch.cat(rows) for rows in videos.values()]
+    stock.set_features(output, [torch.cat(rows) for rows in videos.values()])
     return output, frames
 
 
@@ -78,7 +79,7 @@ def video_ends(frames: list[Tensor]) -> list[Tensor | None]:
 
 def deeper(output: Any) -> list[list[Tensor]]:
     """Features for deeper layers of the language model (deepstack), a list a layer."""
-    return [list(level) for level in getattr(output, "deepstack_features", None) or ()]
+    return [list(level) for level in stock.deeper_features(output)]
 
 
 def _counts(pixels: Tensor, grids: Tensor | None, entries: int) -> list[int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from sparevlm.relevance import (
     tower_name,
 )
 from sparevlm.tokens import Query
+from sparevlm.warning import warn
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,10 +127,7 @@ def make_guidance(
             if known
             else ("no text tower is known for this vision tower", 'relevance "llm"')
         )
-        warnings.warn(
-            f'guidance by the question is off, because {why}: choose {choice}, or guidance "none"',
-            stacklevel=4,
-        )
+        warn(f'guidance by the question is off, because {why}: choose {choice}, or guidance "none"')
         return None
     return Guidance(scorer, tokenizer, family, question)
 

@@ -7,7 +7,6 @@ encoder goes the same way.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sparevlm.hf import stock
 from sparevlm.hf.families import Family
 from sparevlm.hf.media import IMAGE, Modality
 
@@ -50,7 +50,7 @@ def layout_of(
 
 def is_packed(model: Any, modality: Modality) -> bool:
     """Whether each visual token is one patch, though tiles and separators stand between."""
-    return modality is IMAGE and hasattr(model.base_model, "pack_image_features")
+    return modality is IMAGE and stock.packs(model.base_model)
 
 
 def _averaged(family: Family, rows: Tensor, tokens: int) -> Tensor | None:
@@ -83,13 +83,10 @@ def _packed(model: Any, arguments: dict[str, Any], rows: Tensor) -> list[Tensor]
     counts = _tiles(base, arguments)
     if sum(counts) != len(rows):
         return []
-    given: dict[str, Any] = {"image_newline": rows.new_zeros(rows.shape[2])}
-    for name in ("vision_feature_select_strategy", "vision_aspect_ratio"):
-        if name in inspect.signature(base.pack_image_features).parameters:
-            value = arguments.get(name)
-            given[name] = getattr(model.config, name) if value is None else value
-    found: list[Tensor] = base.pack_image_features(list(rows.split(counts)), sizes, **given)[0]
-    return found
+    packed: list[Tensor] = stock.pack(
+        base, model.config, list(rows.split(counts)), sizes, arguments
+    )
+    return packed
 
 
 def tile_numbers(
@@ -118,12 +115,9 @@ def _patches(model: Any) -> int:
 
 def _tiles(base: Any, arguments: dict[str, Any]) -> list[int]:
     """Tiles of each picture; of several in one prompt LLaVA-OneVision cuts none."""
-    count = inspect.getmodule(type(base)).image_size_to_num_patches  # type: ignore[union-attr]
     sizes, together = arguments["image_sizes"], arguments.get("batch_num_images")
     whole = [] if together is None else [n != 1 for n in together.tolist() for _ in range(n)]
     whole = whole or [False] * len(sizes)
-    config = base.config
     return [
-        1 if one else count(size, config.image_grid_pinpoints, config.vision_config.image_size)
-        for size, one in zip(sizes, whole, strict=True)
+        1 if one else stock.tiles_of(base, size) for size, one in zip(sizes, whole, strict=True)
     ]

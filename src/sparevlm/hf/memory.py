@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sparevlm.hf.media import is_any_of
+from sparevlm.hf.stock import cached_tokens
 
 _ATTRIBUTE = "_sparevlm_prompt"  # on the cache, so that copies of it keep it
 
@@ -92,11 +93,6 @@ def remember(cache: Any, memory: Memory | None) -> None:
 def recall(cache: Any) -> Memory | None:
     """The memory of a cache that holds something."""
     return getattr(cache, _ATTRIBUTE, None) if cached_tokens(cache) else None
-
-
-def cached_tokens(cache: Any) -> int:
-    """How many tokens a cache holds; 0 without one."""
-    return 0 if cache is None else int(cache.get_seq_length())
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +181,7 @@ def cached_prefix(
     if whole and not begins and not new_only:
         raise ValueError(
             "this prompt does not go on from the one that the cache was made from: pass the whole "
-            "conversation (the returned sequences, then the new turn), or no past_key_values"
+            "conversation (the returned sequences, then the new turn), or no cache"
         )
     columns = told + since if whole and begins else 0
     if columns:
@@ -194,7 +190,7 @@ def cached_prefix(
     if columns and cached < kept and bool(is_any_of(lost, placeholders).any()):
         raise ValueError(
             "the cache was cropped within a picture: crop it after the last picture, "
-            "or pass no past_key_values"
+            "or pass no cache"
         )
     between = ids[:, told:columns] if columns else ids.new_full((rows, since), -1)
     held, seen = None, torch.ones_like(between)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparevlm.hf import stock
 from sparevlm.hf.gather import default_positions
 
 
@@ -38,9 +39,7 @@ def axes_positions(
     if not bool(types.any()):
         return default_positions(ids, mask, start).expand(3, *ids.shape)
     places = {name: value.to(ids.device) for name, value in places.items()}
-    positions, _ = model.base_model.get_rope_index(
-        ids, mm_token_type_ids=types.int(), attention_mask=mask, **places
-    )
+    positions = stock.axes_of(model, ids, types, mask, places)
     if mask is not None:
         positions = positions.masked_fill(mask == 0, 0)
     return (positions + start).to(torch.int64)

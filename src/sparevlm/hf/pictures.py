@@ -10,21 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from sparevlm.budgets import Residual, is_integer
 from sparevlm.hf.encode import Encoded
 from sparevlm.hf.families import Family, patch_grid
 from sparevlm.hf.guidance import Guidance
 from sparevlm.hf.media import IMAGE, mark
-from sparevlm.hf.report import ImageReport, Timer
-from sparevlm.tokens import (
-    Query,
-    Reduction,
-    Residual,
-    VisualTokens,
-    check_form,
-    check_indices,
-    is_integer,
-    joined,
-)
+from sparevlm.report import ImageReport, Timer
+from sparevlm.tokens import Query, Reduction, VisualTokens, check_form, check_indices, joined
 
 if TYPE_CHECKING:
     from sparevlm.methods.base import PruningMethod

@@ -1,12 +1,11 @@
 """Shortening a prompt: encode pictures and videos, reduce, drop placeholders from every tensor.
 
-Stock code gets the pruned features through its own argument `mm_encoder_outputs`, so nothing
-downstream knows that there were more.
+Stock code gets the pruned features through an argument of its own, so nothing downstream knows that
+there were more.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from sparevlm.hf import stock
 from sparevlm.hf.encode import Encoded, encode
 from sparevlm.hf.families import Family, find_family
 from sparevlm.hf.gather import Side
@@ -32,7 +32,8 @@ from sparevlm.hf.mrope import axes_positions
 from sparevlm.hf.pictures import Picture, locate, reduce_pictures, reduced, runs_of, spoken
 from sparevlm.hf.prompt import shorten
 from sparevlm.hf.remember import remembered
-from sparevlm.hf.report import ImageReport
+from sparevlm.report import ImageReport
+from sparevlm.warning import warn
 
 if TYPE_CHECKING:
     from sparevlm.methods.base import PruningMethod
@@ -188,26 +189,29 @@ def shrink(
     `side` None pads where the mask does. `whole`: ids are the whole conversation even where a cache
     holds its beginning, as in `generate`.
     """
+    cache = stock.cache_of(kwargs)
     kwargs = {name: value for name, value in kwargs.items() if value is not None}
+    kwargs = stock.with_cache(type(model).forward, kwargs, cache)  # under the name that it has here
+    if stock.cached_tokens(cache):
+        stock.check_cache(model, cache)
     media = [modality for modality in MODALITIES if modality.pixels in kwargs]
     _check(family, kwargs, media)
     ids: Tensor | None = kwargs.get("input_ids")
     mask = kwargs.get("attention_mask")
     odd = mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2)
     if ids is None or odd:
-        before = recall(kwargs.get("past_key_values"))
-        if before is not None:
+        if recall(cache) is not None:
             raise ValueError(
                 "the cache holds a pruned prompt: go on from it with input_ids and a mask [B, L]"
             )
         return Shrunk(kwargs)  # no pictures, so nothing of ours
-    if "mm_encoder_outputs" in kwargs:
+    if stock.has_features(kwargs):
         return Shrunk(kwargs)
     # What is worked out about columns is worked out on the CPU: on a GPU each look would wait.
     told, seen = ids.cpu(), None if mask is None else mask.cpu()
     types = token_types(family, model, told)
     placeholders = placeholder_ids(family, model)
-    prefix = cached_prefix(kwargs.get("past_key_values"), ids, mask, placeholders, whole=whole)
+    prefix = cached_prefix(cache, ids, mask, placeholders, whole=whole)
     start = prefix.columns if prefix else 0
     given = kwargs
     encodings = []
@@ -250,12 +254,14 @@ def shrink(
             keep[picture.row, kept.columns] = True
         used = {name for found in encodings for name in found.used}
         kwargs = {name: value for name, value in kwargs.items() if name not in used}
-        kwargs["mm_encoder_outputs"] = {}
+        outputs = {}
         for encoded in encodings:
             mine = [pair for pair in pairs if pair[0].encoded is encoded]
             if any(len(kept.columns) for _, kept in mine):
-                output = reduced(encoded, [p for p, _ in mine], [kept for _, kept in mine])
-                kwargs["mm_encoder_outputs"][encoded.modality.name] = output
+                outputs[encoded.modality.name] = reduced(
+                    encoded, [p for p, _ in mine], [kept for _, kept in mine]
+                )
+        kwargs = stock.with_features(kwargs, outputs)
     begun = prefix is not None and bool(prefix.dropped.any())
     if bool(keep.all()) and not begun:
         places = {m.grids: given[m.grids] for m in media if m.grids in given}
@@ -313,10 +319,9 @@ def _encode(
         lambda: encode(model, family, modality, kwargs, method, hidden=wants_hidden, runs=runs),
     )
     if wants_hidden and encoded.hidden is None:
-        warnings.warn(
+        warn(
             f"guidance by the question is off: no text tower can be put beside the tokens of a "
-            f'{modality.noun} of {family.name}; choose relevance "llm", or guidance "none"',
-            stacklevel=3,
+            f'{modality.noun} of {family.name}; choose relevance "llm", or guidance "none"'
         )
     return encoded
 
@@ -366,7 +371,7 @@ def _check(family: Family, kwargs: dict[str, Any], media: list[Modality]) -> Non
         )
     if "inputs_embeds" in kwargs:
         raise ValueError("inputs_embeds and pictures were both given: pass input_ids with pictures")
-    if "mm_encoder_outputs" in kwargs:
+    if stock.has_features(kwargs):
         raise ValueError("pictures and mm_encoder_outputs were both given: pass one of them")
     if kwargs.get("input_ids") is None:
         raise ValueError("pictures were given without input_ids: pass the processor's whole output")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
+
+from sparevlm.hf import stock
 
 _MROPE = "its positions have several axes (M-RoPE), which pruning does not carry over yet"
 _QUERIES = "its Q-Former or resampler gives the language model learned queries, not patches"
@@ -29,9 +30,7 @@ _PACKED = (
     "the first copy alone"
 )
 _UNTRIED = "nothing in it is known to stand against pruning, but it has not been tested here yet"
-_REWRITTEN = (
-    "its forward takes no pruned features (mm_encoder_outputs), so it would have to be rewritten"
-)
+_REWRITTEN = "its forward takes no features made before, so it would have to be rewritten"
 
 REASONS: dict[str, str] = {
     **dict.fromkeys(
@@ -97,6 +96,6 @@ def why_not(model: Any) -> str:
         return known
     if getattr(config, "is_encoder_decoder", False):
         return _SEQ2SEQ
-    if "mm_encoder_outputs" not in inspect.signature(model.forward).parameters:
+    if not stock.takes_features(model):
         return _REWRITTEN
     return "its layout of visual tokens has not been tested yet"

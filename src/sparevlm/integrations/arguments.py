@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from typing import Any, NamedTuple
 
-from sparevlm.budgets import read_budget
-from sparevlm.methods import PruningMethod, get_method, list_methods, method_class
+from sparevlm.methods import PruningMethod, list_methods, method_class, read_method
 
 RELEVANCE = ("auto", "clip", "llm", "none")
 UNPRUNED = "none"
@@ -47,7 +46,7 @@ def read_plan(
     pretrained : str
         As `sparevlm.load` takes it.
     method : str
-        A name of `list_methods(inside=None)`, or "none" for the unpruned model.
+        A name of `list_methods(inside=None)`, a class name, or "none" for the unpruned model.
     keep : int, float or str
         Tokens, or a share of them such as 0.111 or "11.1%"; methods need it.
     relevance : str
@@ -67,24 +66,17 @@ def read_plan(
         if unused:
             raise ValueError(f"method=none prunes nothing, and {', '.join(unused)} was given")
         return Plan(str(pretrained), dtype, device, None, relevance)
-    if method not in list_methods(inside=None):
+    try:
+        cls = method_class(method)
+    except ValueError:
         names = ", ".join([UNPRUNED, *list_methods(inside=None)])
-        raise ValueError(f"no method is named {method!r}: there are {names}")
+        raise ValueError(f"no method is named {method!r}: there are {names}") from None
     if keep is None:
         raise ValueError("how many tokens to keep is missing: give keep=64, or keep=11.1%")
-    allowed = {field.name: field.default for field in fields(method_class(method))}
-    allowed.pop("keep")
+    allowed = [field.name for field in fields(cls) if field.name != "keep"]
     for name in settings:
         if name not in allowed:
             known = ", ".join(["pretrained", "method", "keep", "relevance", "dtype", *allowed])
-            raise ValueError(f"no argument is named {name!r}: {method} takes {known}")
-    given = {name: _like(allowed[name], value) for name, value in settings.items()}
-    budget = read_budget(keep) if isinstance(keep, str) else keep
-    return Plan(str(pretrained), dtype, device, get_method(method, budget, **given), relevance)
-
-
-def _like(default: Any, value: Any) -> Any:
-    """A number where the setting is a real number, whatever it was written as."""
-    if default is not MISSING and isinstance(default, float) and isinstance(value, int):
-        return value if isinstance(value, bool) else float(value)
-    return value
+            raise ValueError(f"no argument is named {name!r}: {cls.name} takes {known}")
+    made = read_method(method, keep, settings)
+    return Plan(str(pretrained), dtype, device, made, relevance)

@@ -5,7 +5,7 @@ import pkgutil
 
 from sparevlm.methods.apet import ApET
 from sparevlm.methods.average_pool import AveragePool
-from sparevlm.methods.base import PruningMethod, get_method, list_methods, method_class
+from sparevlm.methods.base import PruningMethod
 from sparevlm.methods.cdpruner import CDPruner
 from sparevlm.methods.dart import DART
 from sparevlm.methods.dart_decoder import DARTDecoder
@@ -26,6 +26,13 @@ from sparevlm.methods.picking import PickingMethod
 from sparevlm.methods.prumerge import PruMerge, PruMergePlus
 from sparevlm.methods.pyramiddrop import PyramidDrop
 from sparevlm.methods.random_tokens import RandomTokens
+from sparevlm.methods.registry import (
+    get_method,
+    list_methods,
+    method_class,
+    read_method,
+    works_with,
+)
 from sparevlm.methods.scope import SCOPE
 from sparevlm.methods.spare import SPARE
 from sparevlm.methods.spare_decoder import SPAREDecoder
@@ -85,4 +92,6 @@ __all__ = [
     "get_method",
     "list_methods",
     "method_class",
+    "read_method",
+    "works_with",
 ]

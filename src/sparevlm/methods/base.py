@@ -1,26 +1,17 @@
-"""The base class of every pruning method, and the registry it fills."""
+"""The base class of every pruning method, which fills the registry."""
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar, Literal, get_args
 
+from sparevlm.budgets import Budget, Residual, budget_tokens, check_budget
 from sparevlm.encoder import AttentionOf, Layer
+from sparevlm.engine import Attachment, engine_of
 from sparevlm.methods.settings import check_choice
-from sparevlm.tokens import (
-    Budget,
-    Reduction,
-    Residual,
-    VisualTokens,
-    budget_tokens,
-    check_budget,
-)
-
-if TYPE_CHECKING:
-    from sparevlm.hf.attached import Attached
+from sparevlm.tokens import Reduction, VisualTokens
 
 Per = Literal["image", "tile", "prompt"]
 Positions = Literal["auto", "compact", "original"]
@@ -124,82 +115,16 @@ class PruningMethod(ABC):
             return available if maximum is None else min(maximum, available)
         return budget_tokens(self.keep, available)
 
-    def attach(self, model: Any, **options: Any) -> Attached:
-        """Prune in every `generate` and forward call of a transformers model until detached.
+    def attach(self, model: Any, **options: Any) -> Attachment:
+        """Prune in every `generate` and forward call of a model until detached.
 
-        See `sparevlm.hf.attach` for the options. The returned handle is also a context manager.
+        See `sparevlm.attach` for the options that transformers models take. The returned handle is
+        also a context manager.
         """
-        from sparevlm.hf import attach  # hf lies above; only these shortcuts reach up
-
-        return attach(self, model, **options)
+        return engine_of(model).attach(self, model, **options)
 
     __call__ = attach
 
     def prune_inputs(self, model: Any, inputs: Mapping[str, Any], **options: Any) -> dict[str, Any]:
-        """Shorten the inputs of one call, without touching the model. See `hf.prune_inputs`."""
-        from sparevlm.hf import prune_inputs
-
-        return prune_inputs(self, model, inputs, **options)
-
-
-def works_with(cls: type[PruningMethod]) -> list[str]:
-    """What a method works with, beside a supported model: a few words each; none: with any."""
-    return list(dict.fromkeys(words for need, words in NEEDS.items() if need in cls.needs))
-
-
-def _key(name: str) -> str:
-    return re.sub(r"[^a-z0-9+]", "", name.lower())
-
-
-def list_methods(*, inside: bool | None = False) -> list[str]:
-    """Names of methods, sorted; each works in `get_method` and on the command line.
-
-    Parameters
-    ----------
-    inside : bool or None
-        Those that work before the language model (False), between its layers (True), or all (None).
-    """
-    return sorted(name for name, cls in _REGISTRY.items() if inside in (None, cls.inside))
-
-
-def method_class(name: str) -> type[PruningMethod]:
-    """Class of a method by its name or class name; case, "-" and "_" do not matter.
-
-    Raises
-    ------
-    ValueError
-        If there is no such method; the message lists those there are.
-    """
-    for one, cls in _REGISTRY.items():
-        if isinstance(name, str) and _key(name) in (_key(one), _key(cls.__name__)):
-            return cls
-    raise ValueError(
-        f"no method is named {name!r}: choose one of {', '.join(list_methods(inside=None))}"
-    )
-
-
-def get_method(name: str, keep: Budget, **settings: Any) -> PruningMethod:
-    """Make a method by name, for example ``get_method("spare", keep=64)``.
-
-    Parameters
-    ----------
-    name : str
-        One of `list_methods`, or a class name.
-    keep : int, float or Residual
-        The budget.
-    settings
-        Further fields of the method.
-
-    Raises
-    ------
-    ValueError
-        If there is no such method or setting, or a value is not allowed.
-    """
-    cls = method_class(name)
-    known = [f.name for f in fields(cls)]
-    unknown = sorted(set(settings) - set(known))
-    if unknown:
-        raise ValueError(
-            f"{cls.__name__} has no setting {', '.join(unknown)}: it has {', '.join(known)}"
-        )
-    return cls(keep, **settings)
+        """Shorten the inputs of one call, the model untouched. See `sparevlm.prune_inputs`."""
+        return engine_of(model).prune_inputs(self, model, inputs, **options)

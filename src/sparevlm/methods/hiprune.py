@@ -7,11 +7,12 @@ from typing import ClassVar
 
 import torch
 
+from sparevlm.budgets import is_integer
 from sparevlm.encoder import AttentionOf
 from sparevlm.methods.picking import PickingMethod, largest
 from sparevlm.methods.settings import check_number
 from sparevlm.selection import checked_rows
-from sparevlm.tokens import Reduction, VisualTokens, is_integer
+from sparevlm.tokens import Reduction, VisualTokens
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from sparevlm.budgets import budget_tokens
 from sparevlm.methods.base import PruningMethod
 from sparevlm.methods.settings import check_flag
-from sparevlm.tokens import Reduction, VisualTokens, budget_tokens
+from sparevlm.tokens import Reduction, VisualTokens
 
 Schedule = dict[int, int]  # decoder layer: tokens of a picture that it and later layers get
 
@@ -170,7 +171,7 @@ def averaged(schedule: Schedule, layers: int, tokens: int) -> float:
     return total / layers
 
 
-def check_choice(found: Reduction, tokens: LayerTokens, k: int, who: str) -> None:
+def check_chosen(found: Reduction, tokens: LayerTokens, k: int, who: str) -> None:
     """Raise ValueError unless a method chose k distinct tokens, ascending."""
     indices = found.indices
     right = len(indices) == k and bool(

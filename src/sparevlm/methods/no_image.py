@@ -7,8 +7,9 @@ from typing import ClassVar
 
 import torch
 
+from sparevlm.budgets import Budget
 from sparevlm.methods.base import PruningMethod
-from sparevlm.tokens import Budget, Reduction, VisualTokens
+from sparevlm.tokens import Reduction, VisualTokens
 
 
 @dataclass(frozen=True)

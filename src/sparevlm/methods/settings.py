@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sparevlm.tokens import is_integer, is_real
+from sparevlm.budgets import is_integer, is_real
 
 
 def _refuse(method: Any, field: str, words: str) -> None:

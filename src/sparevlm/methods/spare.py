@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
+from sparevlm.budgets import Residual
 from sparevlm.methods.picking import PickingMethod, min_max
 from sparevlm.methods.settings import check_choice, check_flag, check_number
 from sparevlm.selection import select, unit_rows
-from sparevlm.tokens import Reduction, Residual, VisualTokens
+from sparevlm.tokens import Reduction, VisualTokens
 
 Guidance = Literal["anti", "normal", "none"]
 

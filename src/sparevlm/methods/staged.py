@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from sparevlm.engine import Attachment, engine_of
 from sparevlm.methods.base import PruningMethod
 from sparevlm.methods.in_decoder import DecoderMethod
-
-if TYPE_CHECKING:
-    from sparevlm.hf.attached import Attached
 
 
 @dataclass(frozen=True)
@@ -47,10 +45,8 @@ class Staged:
                 f"first has per={self.first.per!r} and then {self.then.per!r}: give both the same"
             )
 
-    def attach(self, model: Any, **options: Any) -> Attached:
-        """Prune in every call of a model until detached. See `sparevlm.hf.attach`."""
-        from sparevlm.hf import attach  # hf lies above
-
-        return attach(self, model, **options)
+    def attach(self, model: Any, **options: Any) -> Attachment:
+        """Prune in every call of a model until detached. See `sparevlm.attach`."""
+        return engine_of(model).attach(self, model, **options)
 
     __call__ = attach

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from sparevlm.budgets import read_budget
-from sparevlm.methods import PruningMethod, get_method, list_methods, method_class
-from sparevlm.tokens import Residual, budget_tokens, is_integer
+from sparevlm.budgets import Residual, budget_tokens, is_integer
+from sparevlm.methods import PruningMethod, get_method, list_methods, method_class, read_method
 
 KEY = "sparevlm"
 DEFAULT = "spare"
@@ -103,21 +102,15 @@ def read_settings(*layers: Any, positions: tuple[str, ...]) -> Settings | None:
     cls = _class(name)
     if keep is None:
         raise ValueError(f"{KEY}: how many tokens to keep is missing: give keep, {_HOW}")
-    if isinstance(keep, str):
-        keep = read_budget(keep)
     if cls.name == DEFAULT and "guidance" not in merged and "strength" not in merged:
         merged["guidance"] = "none"  # a guided choice is of no use to the prefix cache
-    known = {f.name: f.default for f in fields(cls)}
-    for field, value in merged.items():
-        default = known.get(field, MISSING)
-        if isinstance(default, float) and is_integer(value):
-            merged[field] = float(value)
     try:
-        method = get_method(name, keep, **merged)
+        method = read_method(name, keep, merged)
     except ValueError as error:
         raise ValueError(f"{KEY}: {error}") from None
     _check(method, positions)
-    return None if not is_integer(keep) and keep == 1 else Settings(method)
+    everything = not is_integer(method.keep) and method.keep == 1
+    return None if everything else Settings(method)
 
 
 def _mapping(layer: Any) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from sparevlm.hf import stock
 from sparevlm.hf.families import find_family
 from sparevlm.hf.media import placeholder_ids
 from sparevlm.methods import UniformGrid
@@ -22,6 +22,7 @@ from sparevlm.methods.base import PruningMethod
 from sparevlm.methods.in_decoder import DecoderMethod
 from sparevlm.speed.memory import peak_bytes
 from sparevlm.speed.models import Subject
+from sparevlm.warning import warn
 
 STAGES = ("encoder", "selection", "prefill", "first_token", "decode")
 
@@ -145,7 +146,7 @@ def _possible(
             if isinstance(method, DecoderMethod):
                 method.schedule(layers, tokens)
         except ValueError as error:
-            warnings.warn(f"left out: {error}", stacklevel=3)
+            warn(f"left out: {error}")
             continue
         yield method
 
@@ -218,9 +219,8 @@ def _facts(
     with _pruning(subject, way) as handle:
         with torch.no_grad(), peak_bytes(model.device, *known) as peak:
             out = model(**inputs, use_cache=True, logits_to_keep=1)
-        cache = out.past_key_values
-        kv = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-        del out, cache
+        kv = stock.cache_bytes(stock.output_cache(out))
+        del out
         with torch.no_grad(), FlopCounterMode(display=False) as counted:
             model(**inputs, use_cache=True, logits_to_keep=1)
         before, after = _visual_tokens(subject, handle, inputs)
@@ -252,7 +252,7 @@ def _pruning(subject: Subject, way: PruningMethod | None) -> Iterator[Any]:
 
 
 def _encode(model: Any, inputs: dict[str, Tensor]) -> Any:
-    encoder = model.base_model.get_image_features
+    encoder = stock.encoder_of(model.base_model, "image")
     known = inspect.signature(encoder).parameters
     given = {name: value for name, value in inputs.items() if name in known}
     return encoder(**given, return_dict=True)

@@ -50,16 +50,25 @@ class Timer:
         return float, (self.milliseconds,)  # events cannot be copied
 
 
+class Timers(list[Timer]):
+    """Several blocks that count as one."""
+
+    @property
+    def milliseconds(self) -> float:
+        """How long all took."""
+        return sum(timer.milliseconds for timer in self)
+
+
 class _Read:
-    """A field that is given a number or a `Timer`, and reads as a number."""
+    """A field that is given a number or what timed, and reads as a number."""
 
     def __get__(self, report: Any, owner: Any = None) -> float:
         if report is None:
             raise AttributeError  # the field has no default
         given = vars(report)["milliseconds"]
-        return given.milliseconds if isinstance(given, Timer) else given
+        return given.milliseconds if isinstance(given, Timer | Timers) else given
 
-    def __set__(self, report: Any, given: float | Timer) -> None:
+    def __set__(self, report: Any, given: float | Timer | Timers) -> None:
         vars(report)["milliseconds"] = given
 
 
@@ -204,7 +213,7 @@ class ImageReport:
 
     def _repr_html_(self) -> str:
         """Notebooks show it as a picture."""
-        from sparevlm.viz import report_html  # viz lies above
+        from sparevlm.viz import report_html  # matplotlib only where it is needed
 
         return report_html(self)
 

@@ -5,11 +5,14 @@ The layer's own attention stays what it is, SDPA and FlashAttention included.
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from sparevlm.hf import stock
 
 
 class KeyTap:
@@ -31,97 +34,117 @@ class KeyTap:
 
 
 class LayerProbe:
-    """Remembers the queries and keys of a decoder layer in the last call.
+    """Reads the queries and keys of a decoder layer off its running calls.
 
     Parameters
     ----------
     attention
-        The layer's attention module: `q_proj`, `k_proj`, perhaps `q_norm` and `k_norm`.
+        The layer's attention module.
+    current
+        Gives the `Taken` that the present thread's call fills at this layer; None: nothing is read.
     """
 
-    def __init__(self, attention: Any) -> None:
-        self._attention = attention
-        self._turns: bool | None = None  # whether the layer rotates; None: not known yet
-        self.forget()
+    def __init__(self, attention: Any, current: Callable[[], Taken | None]) -> None:
+        self.attention = attention
+        self.turns: bool | None = None  # whether the layer rotates; None: not known yet
+        self._current = current
         self._hooks = [
-            attention.q_proj.register_forward_hook(self._took_query),
-            attention.k_proj.register_forward_hook(self._took_key),
+            stock.projection(attention, "q").register_forward_hook(self._took_query),
+            stock.projection(attention, "k").register_forward_hook(self._took_key),
         ]
 
     def remove(self) -> None:
         """Take the hooks off."""
         for hook in self._hooks:
             hook.remove()
-        self.forget()
-
-    def forget(self) -> None:
-        """Let go of a call's tensors."""
-        self._query: Tensor | None = None
-        self._last_key: Tensor | None = None
-        self.tap: KeyTap | None = None
-        self.embeddings: tuple[Tensor, Tensor] | None = None  # cos, sin of this call's columns
-        self.mask: Tensor | None = None  # [B or 1, 1, L, P + L], where the layer was given one
-        self.past: Tensor | None = None  # keys [B, H, P, C] cached before this call
-        self.past_seen: Tensor | None = None  # which of them are no padding: [B, P]
 
     def _took_query(self, module: Any, args: Any, output: Tensor) -> None:
-        if self.embeddings is not None:
-            self._query = output
+        taken = self._current()
+        if taken is not None:
+            taken.query = output
 
     def _took_key(self, module: Any, args: Any, output: Tensor) -> None:
-        if self.embeddings is not None:
-            self._last_key = output[:, -1:].clone()  # a view would hold all of them
+        taken = self._current()
+        if taken is not None:
+            taken.last_key = output[:, -1:].clone()  # a view would hold all of them
+
+
+@dataclass(eq=False)
+class Taken:
+    """What one call lets be read off a layer.
+
+    Attributes
+    ----------
+    probe : LayerProbe
+    tap : KeyTap
+        The cache that the layer is given.
+    embeddings : (Tensor, Tensor)
+        cos and sin [.., B or 1, L, C] of this call's columns.
+    mask : Tensor [B or 1, 1, L, P + L] or None
+        Where the layer was given one.
+    past : Tensor [B, H, P, C] or None
+        Keys that were cached before this call.
+    past_seen : Tensor [B, P] or None
+        Which of them are no padding.
+    query : Tensor [B, L, H * C] or None
+        Queries, once the layer ran.
+    last_key : Tensor [B, 1, H * C] or None
+        The last key, once the layer ran.
+    """
+
+    probe: LayerProbe
+    tap: KeyTap
+    embeddings: tuple[Tensor, Tensor]
+    mask: Tensor | None = None
+    past: Tensor | None = None
+    past_seen: Tensor | None = None
+    query: Tensor | None = None
+    last_key: Tensor | None = None
 
     def keys(self, row: int) -> Tensor:
         """Keys of this call's columns, as the layer attends to them: [H, L, C]."""
-        if self.tap is None or self.tap.keys is None:
-            raise self._refusal()
+        if self.tap.keys is None:
+            raise stock.unknown(f"{self._kind} caches its keys in a way that cannot be read")
         return self.tap.keys[row]
 
-    def _queries(self, row: int, columns: Tensor) -> Tensor:
-        assert self._query is not None
-        if self._turns is None:
-            self._learn(row)
-        heads = self._heads(self._query[row, columns], "q_norm")
-        return heads if self._turns is False else self._rotated(heads, row, columns)
+    @property
+    def _kind(self) -> str:
+        return type(self.probe.attention).__name__
 
-    def _learn(self, row: int) -> None:
+    def _queries(self, row: int, columns: Tensor) -> Tensor:
+        if self.query is None or self.last_key is None:
+            raise self._refusal()
+        if self.probe.turns is None:
+            self._learn(row, self.last_key[row], self.query.shape[1] - 1)
+        heads = stock.heads_of(self.probe.attention, self.query[row, columns], "q")
+        return heads if self.probe.turns is False else self._rotated(heads, row, columns)
+
+    def _learn(self, row: int, last_key: Tensor, last: int) -> None:
         """Make the last key as queries are made, and see whether it is the one the layer has.
 
         Some layers do not rotate (Cohere2's of full attention); some models do it otherwise.
         """
-        assert self._last_key is not None
         true = self.keys(row)[:, -1:]
-        last = torch.tensor([self._query.shape[1] - 1], device=true.device)  # type: ignore[union-attr]
         try:
-            plain = self._heads(self._last_key[row], "k_norm")
-            made = self._rotated(plain, row, last)
+            plain = stock.heads_of(self.probe.attention, last_key, "k")
+            made = self._rotated(plain, row, torch.tensor([last], device=true.device))
         except (AttributeError, LookupError, RuntimeError, ValueError) as error:
             raise self._refusal() from error
         same, same_plain = (one.shape == true.shape and _near(one, true) for one in (made, plain))
         if not (same or same_plain):
             raise self._refusal()
         if same != same_plain:  # at the first position both are the same
-            self._turns = same
+            self.probe.turns = same
 
     def _refusal(self) -> ValueError:
-        return ValueError(
-            f"{type(self._attention).__name__} makes its queries and keys in a way that cannot be "
-            "read: use a method that prunes before the decoder"
+        refusal: ValueError = stock.unknown(
+            f"{self._kind} makes its queries and keys in a way that cannot be read"
         )
+        return refusal
 
-    def _heads(self, values: Tensor, norm: str) -> Tensor:
-        """[L, H * C] -> [H, L, C], normalised where the layer does that."""
-        split = values.unflatten(-1, (-1, self._attention.head_dim))
-        norm_module = getattr(self._attention, norm, None)
-        return (split if norm_module is None else norm_module(split)).transpose(0, 1)
-
-    def _rotated(self, values: Tensor, row: int, columns: Tensor) -> Tensor:
-        assert self.embeddings is not None
-        module = sys.modules[type(self._attention).__module__]
+    def _rotated(self, heads: Tensor, row: int, columns: Tensor) -> Tensor:
         cos, sin = (part[min(row, len(part) - 1), columns] for part in self.embeddings)
-        turned, _ = module.apply_rotary_pos_emb(values[None], values[None], cos[None], sin[None])
-        return turned[0]
+        return stock.rotated(self.probe.attention, heads, cos, sin)
 
     def attention(self, row: int, columns: Tensor, seen: Tensor) -> Tensor:
         """What queries pay to all columns, cached ones first.
@@ -145,15 +168,11 @@ class LayerProbe:
         ValueError
             If the layer makes its queries in a way that is not known.
         """
-        module = self._attention
         query, key = self._queries(row, columns), self.keys(row)
         if self.past is not None:
             key = torch.cat((self.past[row], key), dim=1)
         key = key.repeat_interleave(len(query) // len(key), 0)
-        logits = query.float() @ key.float().transpose(1, 2) * module.scaling
-        cap = getattr(module, "attn_logit_softcapping", None)
-        if cap is not None:
-            logits = (logits / cap).tanh() * cap
+        logits = stock.logits_of(self.probe.attention, query, key)
         return logits.masked_fill(~seen, -torch.inf).softmax(-1).mean(0)
 
 

@@ -1,0 +1,198 @@
+"""Pruning attached to a model, before its decoder: hooks that come off again without a trace."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sparevlm.hf import stock
+from sparevlm.hf.attached import Attached
+from sparevlm.hf.expand import group_expansion
+from sparevlm.hf.memory import Memory, remember
+from sparevlm.hf.prune import Shrunk, generation_setting, shrink, uses_cache
+from sparevlm.report import Report
+
+if TYPE_CHECKING:
+    from sparevlm.methods import PruningMethod
+
+
+class Handle(Attached):
+    """Pruning attached to a model, before its decoder."""
+
+    def __init__(
+        self, method: PruningMethod, model: Any, family: Any, guidance: Any, *, part: bool = False
+    ) -> None:
+        super().__init__(method, model, part=part)
+        self._pruning = method
+        self.family, self._guidance = family, guidance
+        self._local = threading.local()  # so that threads do not see each other's calls
+        self._names = list(inspect.signature(model.forward).parameters)
+        self._hooks = [
+            model.register_forward_pre_hook(self._before, with_kwargs=True, prepend=True),
+            model.register_forward_hook(self._after),
+        ]
+        self._had_generate = model.__dict__.get("generate")
+        self._wrapper: Any = None
+        self._grouped = group_expansion(model, family)
+        if hasattr(model, "generate"):
+            self._stock_generate = model.generate
+            model.generate = self._wrapper = self._wrapped_generate()
+
+    def _take_off(self) -> None:
+        super()._take_off()
+        if self._grouped:
+            stock.reset_expansion(self._model)
+        # A wrapper that the user put around ours stays; ours passes calls on once detached.
+        if self._wrapper is not None and self._model.__dict__.get("generate") is self._wrapper:
+            del self._model.generate
+            if self._had_generate is not None:
+                self._model.generate = self._had_generate
+
+    def _shrink(self, kwargs: dict[str, Any], **options: Any) -> Shrunk:
+        shrunk = shrink(self._pruning, self._model, self.family, self._guidance, kwargs, **options)
+        self._local.last = Report(shrunk.report), 1
+        if shrunk.report:
+            self._local.last = Report(shrunk.report), len(kwargs["input_ids"])
+            self.report = Report(shrunk.report)
+        return shrunk
+
+    @property
+    def last(self) -> tuple[Report, int]:
+        """Reports of the present thread's last call, had it pictures or not, and its prompts."""
+        return getattr(self._local, "last", (Report(), 1))
+
+    # -- forward
+
+    def _before(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if getattr(self._local, "generating", False):
+            return None
+        self._local.memory = None
+        named = dict(zip(self._names, args, strict=False)) | kwargs
+        shrunk = self._shrink(named, side=None)
+        self._local.memory = shrunk.memory
+        return (), shrunk.kwargs
+
+    def _after(self, module: Any, args: tuple[Any, ...], output: Any) -> None:
+        memory = getattr(self._local, "memory", None)
+        if memory is not None and not getattr(self._local, "generating", False):
+            self._local.memory = None
+            remember(stock.output_cache(output), memory)
+
+    # -- generate
+
+    def _wrapped_generate(self) -> Callable[..., Any]:
+        @functools.wraps(self._stock_generate)
+        def generate(*args: Any, **kwargs: Any) -> Any:
+            return self._generate(*args, **kwargs)
+
+        return generate
+
+    @torch.no_grad()
+    def _generate(self, *args: Any, **kwargs: Any) -> Any:
+        if getattr(self._local, "generating", False) or not self._attached:
+            return self._stock_generate(*args, **kwargs)
+        names = list(inspect.signature(self._stock_generate).parameters)
+        named = dict(zip(names, args, strict=False)) | kwargs
+        if named.get("inputs") is not None and "input_ids" not in named:
+            named["input_ids"] = named.pop("inputs")
+        ids: Tensor | None = named.get("input_ids")
+        if ids is None:
+            return self._inside(self._shrink(named, side="left", whole=True).kwargs)
+        given = {name: value for name, value in named.items() if value is not None}
+        guessed = {} if "attention_mask" in given else self._padding_mask(ids, given)
+        shrunk = self._shrink(given | guessed, side="left", whole=True)
+        if shrunk.memory is None:
+            whole = {k: v for k, v in shrunk.kwargs.items() if k not in guessed}
+            return self._inside(whole)
+        return self._pruned(shrunk, shrunk.memory, ids)
+
+    def _inside(self, kwargs: dict[str, Any]) -> Any:
+        self._local.generating = True
+        try:
+            return self._stock_generate(**kwargs)
+        finally:
+            self._local.generating = False
+
+    def _padding_mask(self, ids: Tensor, given: dict[str, Any]) -> dict[str, Tensor]:
+        """The mask that `generate` would guess from padding ids, while they can still be seen."""
+        pad = generation_setting(self._model, given, "pad_token_id")
+        eos = generation_setting(self._model, given, "eos_token_id")
+        ends = eos if isinstance(eos, list | tuple) else [eos]
+        if pad is None or pad in ends or not bool((ids == pad).any()):
+            return {}
+        return {"attention_mask": (ids != pad).long()}
+
+    def _pruned(self, shrunk: Shrunk, memory: Memory, ids: Tensor) -> Any:
+        kwargs = shrunk.kwargs
+        if memory.original and not uses_cache(self._model, kwargs):
+            raise ValueError(
+                "original positions need the cache: remove use_cache=False or use "
+                'positions="compact"'
+            )
+        if generation_setting(self._model, kwargs, "prefill_chunk_size"):
+            raise ValueError(
+                "a pruned prompt cannot be prefilled in chunks: remove prefill_chunk_size"
+            )
+        self._shift_lengths(kwargs, ids.shape[1])
+        if kwargs.get("streamer") is not None:
+            kwargs["streamer"] = _WholePrompt(kwargs["streamer"], ids)
+        out = self._inside(kwargs)
+        sequences = out if isinstance(out, Tensor) else out.sequences
+        answer = sequences[:, kwargs["input_ids"].shape[1] :]
+        prompts = ids.to(sequences.device).repeat_interleave(len(sequences) // len(ids), 0)
+        sequences = torch.cat([prompts, answer], 1)
+        cache = stock.cache_of(kwargs)
+        if not isinstance(out, Tensor):
+            out.sequences = sequences
+            cache = stock.output_cache(out) or cache
+        if stock.cached_tokens(cache):
+            remember(cache, memory)
+        return sequences if isinstance(out, Tensor) else out
+
+    def _shift_lengths(self, kwargs: dict[str, Any], whole: int) -> None:
+        """Lengths count the prompt, which was `whole` tokens and is shorter now."""
+        cut = whole - kwargs["input_ids"].shape[1]
+        changed = {}
+        for name in ("max_length", "min_length"):
+            length = generation_setting(self._model, kwargs, name)
+            if name == "max_length" and kwargs.get(name) is not None and length <= whole:
+                raise ValueError(
+                    f"max_length={length} leaves no room after a prompt of {whole} tokens: "
+                    "raise it, or give max_new_tokens"
+                )
+            if kwargs.get(name) is not None:
+                kwargs[name] = length - cut
+            elif length:
+                changed[name] = length - cut
+        if generation_setting(self._model, kwargs, "max_new_tokens") is not None:
+            changed.pop("max_length", None)
+        if not changed:
+            return
+        if "generation_config" in kwargs:
+            kwargs["generation_config"] = copy.deepcopy(kwargs["generation_config"])
+            kwargs["generation_config"].update(**changed)
+        else:
+            kwargs.update(changed)
+
+
+class _WholePrompt:
+    """A streamer that is given the user's prompt instead of the pruned one."""
+
+    def __init__(self, streamer: Any, ids: Tensor) -> None:
+        self._streamer = streamer
+        self._ids: Tensor | None = ids
+
+    def put(self, value: Tensor) -> None:
+        if self._ids is not None:
+            value, self._ids = self._ids.cpu(), None
+        self._streamer.put(value)
+
+    def end(self) -> None:
+        self._streamer.end()

@@ -1,0 +1,398 @@
+"""The hooks of a method that works inside the decoder.
+
+Before every layer they shorten what it gets: hidden states, mask, rotary embeddings. Its part of
+the cache is then really shorter; which columns it holds is remembered on the cache, so that masks
+of later calls fit each layer's own length. What a running call has is in its thread's `Call`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sparevlm.hf import stock
+from sparevlm.hf.attached import Attached
+from sparevlm.hf.decoder.held import (
+    Call,
+    Picture,
+    begin,
+    held_by,
+    hold,
+    is_shorter,
+    seen_before,
+)
+from sparevlm.hf.decoder.probe import KeyTap, LayerProbe, Taken
+from sparevlm.hf.decoder.shorter import kept_columns, rotary_of, shorter_mask, spread, visible
+from sparevlm.hf.families import find_family
+from sparevlm.hf.media import token_types
+from sparevlm.methods.in_decoder import LayerTokens, averaged, check_chosen
+from sparevlm.report import ImageReport, Report, Timer
+
+if TYPE_CHECKING:
+    from sparevlm.hf.before import Handle
+    from sparevlm.methods.base import PruningMethod
+    from sparevlm.methods.in_decoder import DecoderMethod
+    from sparevlm.methods.staged import Staged
+
+_BLOCK = 128  # queries whose attention is computed at a time
+
+
+def check_decoder(method: DecoderMethod, model: Any) -> None:
+    """Raise ValueError unless a decoder method can work in this model's language model."""
+    decoder = stock.decoder_of(model)
+    layers, name = stock.layers_of(decoder), type(decoder).__name__
+    why = find_family(model).inside
+    if why:
+        raise ValueError(
+            f"{type(method).__name__} cannot work inside {name}: {why}; use a method that prunes "
+            "before the decoder"
+        )
+    if not layers or not all(map(stock.reads_attention, stock.attentions(decoder))):
+        raise stock.unknown(
+            f"{name} has no layers with separate queries and keys, which {type(method).__name__} "
+            "reads"
+        )
+    if stock.last_norm(decoder) is None:
+        raise stock.unknown(f"{name} has no last norm of the name that is known")
+    for layer in layers:
+        stock.cache_name(type(layer).forward)  # known, or an error
+    method.check_layers(len(layers))
+    deep = stock.deepstack_layers(model)
+    first = min(method.stages(len(layers)))
+    if first < deep:
+        raise ValueError(
+            f"the first {deep} layers of {name} add features to every visual "
+            f"token, so that none can be dropped before layer {deep}: {type(method).__name__} "
+            f"drops at layer {first}"
+        )
+
+
+class Inside(Attached):
+    """A decoder method attached to a model, behind one that works before the decoder."""
+
+    def __init__(
+        self, method: PruningMethod | Staged, inside: DecoderMethod, before: Handle
+    ) -> None:
+        self._before = before
+        super().__init__(method, before.model)
+        self._inside, self._family = inside, before.family
+        self._decoder = stock.decoder_of(self._model)
+        layers = stock.layers_of(self._decoder)
+        self._names = list(inspect.signature(self._model.forward).parameters)
+        self._flat = stock.is_flash(self._decoder)
+        self._stages = sorted(inside.stages(len(layers)))
+        self._first = self._stages[0]
+        self._local = threading.local()
+        attentions = stock.attentions(self._decoder)
+        self._probes = {
+            at: LayerProbe(attentions[at - 1], lambda at=at: self._taken(at))  # type: ignore[misc]
+            for at in self._stages
+        }
+        self._hooks = [
+            # After the hook of `before`, which shortens what this one sees.
+            self._model.register_forward_pre_hook(self._before_model, with_kwargs=True),
+            self._model.register_forward_hook(self._after_model, always_call=True),
+            self._decoder.register_forward_hook(self._after_decoder),
+        ]
+        for at, layer in enumerate(layers):
+            self._hooks.append(
+                layer.register_forward_pre_hook(self._before_layer(at), with_kwargs=True)
+            )
+
+    def _take_off(self) -> None:
+        super()._take_off()
+        self._before.detach()
+        for probe in self._probes.values():
+            probe.remove()
+
+    @property
+    def _call(self) -> Call | None:
+        """The present thread's running call."""
+        return getattr(self._local, "call", None)
+
+    def _taken(self, at: int) -> Taken | None:
+        call = self._call
+        return None if call is None else call.taken.get(at)
+
+    # -- the model
+
+    def _before_model(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        named = dict(zip(self._names, args, strict=False)) | kwargs
+        self._local.call = None
+        ids: Tensor | None = named.get("input_ids")
+        cache = stock.cache_of(named)
+        if ids is None:
+            if is_shorter(cache) and stock.cached_tokens(cache):
+                raise ValueError("the cache holds a pruned prompt: go on from it with input_ids")
+            return
+        mask = named.get("attention_mask")
+        if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
+            raise ValueError("attention_mask must be [B, L]: pass the processor's mask")
+        kinds = token_types(self._family, self._model, ids)
+        rows, length = ids.shape
+        real = torch.ones_like(ids, dtype=torch.bool)
+        earlier = None
+        if mask is not None:
+            real = mask[:, mask.shape[1] - length :] != 0
+            earlier = mask[:, : mask.shape[1] - length] != 0
+        pictures = []
+        each, counts, reports = self._counts(kinds)
+        count = len(stock.layers_of(self._decoder))
+        for row in range(rows):
+            for run in _pictures(kinds[row], counts.get(row)):
+                schedule = self._inside.schedule(count, len(run))
+                everything = torch.arange(len(run), device=ids.device)
+                pictures.append(Picture(row, run, schedule, everything))
+        call = Call((kinds == 0) & real, real, earlier, pictures, reports, each)
+        self._local.call = call
+        if is_shorter(cache):
+            call.whole = cache
+            stock.tell_one_length(cache)
+
+    def _counts(self, kinds: Tensor) -> tuple[int, dict[int, list[int]], list[ImageReport]]:
+        """Rows that stand for one prompt, and tokens of each picture in each row of the call.
+
+        As the method before reported them in this call; nothing where features were given by hand,
+        which pass it by.
+        """
+        reports, prompts = self._before.last
+        rows = len(kinds)
+        each = max(1, rows // prompts)
+        counts: dict[int, list[int]] = {}
+        for report in reports:
+            for row in range(report.row * each, (report.row + 1) * each):
+                counts.setdefault(row, []).append(report.after)
+        there = (kinds != 0).sum(1).tolist()
+        if [sum(counts.get(row, [])) for row in range(rows)] != there:
+            return 1, {}, []
+        return each, counts, reports
+
+    def _after_model(self, module: Any, args: tuple[Any, ...], output: Any) -> None:
+        call, self._local.call = self._call, None
+        if call is None:
+            return
+        stock.tell_true_lengths(call.whole)
+        if call.pictures and output is not None:
+            self.report = self._reports(call)
+
+    def _reports(self, call: Call) -> Report:
+        layers = len(stock.layers_of(self._decoder))
+        report = Report(
+            _reported(picture, layers, picture.row // call.each)
+            for picture in call.pictures
+            if picture.row % call.each == 0
+        )
+        if [one.before for one in report] == [first.after for first in call.before]:
+            for mine, first in zip(report, call.before, strict=True):
+                mine.kind, mine.shares = first.kind, _shares(mine.indices, first.shares)
+                if first.after == first.before:  # all tokens of a grid
+                    mine.grid, mine.pixels = first.grid, first.pixels
+        return report
+
+    # -- the decoder
+
+    def _before_layer(self, at: int) -> Any:
+        def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            call = self._call
+            if call is None:
+                return None
+            cache = stock.cache_of(kwargs)
+            hidden = stock.layer_input(args, kwargs)
+            if at == 0:
+                self._begin(call, cache, hidden)
+                if call.pictures and stock.rotary(kwargs) is None:
+                    raise stock.unknown(
+                        f"{type(self._decoder).__name__} rotates queries and keys in a way "
+                        "that cannot be shortened"
+                    )
+            held = held_by(cache, at) if call.past else None
+            if at in self._probes and call.pictures:
+                hidden = self._drop(call, at, hidden)
+                del call.taken[at]
+            changed = self._shortened(call, at, hidden, held, kwargs)
+            if cache is not None and at >= self._first and (call.pictures or held is not None):
+                hold(cache, at, held, call)
+            if at + 1 in self._probes and call.pictures:
+                taken = call.taken[at + 1] = self._take(call, at, changed, cache, held)
+                changed = stock.with_cache(type(module).forward, changed, taken.tap)
+            return stock.with_layer_input(args, changed, hidden)
+
+        return before
+
+    def _take(
+        self, call: Call, at: int, given: dict[str, Any], cache: Any, held: Tensor | None
+    ) -> Taken:
+        """What is read off layer `at`, whose arguments are `given`, for the stage behind it."""
+        embeddings = stock.rotary(given)
+        assert embeddings is not None  # looked at before the first layer
+        mask = given.get("attention_mask")
+        taken = Taken(self._probes[at + 1], KeyTap(cache), embeddings)
+        taken.mask = mask if isinstance(mask, Tensor) and mask.ndim == 4 else None
+        if call.past and cache is not None:
+            taken.past = stock.cached_keys(cache, at)
+            taken.past_seen = seen_before(call, held)
+        return taken
+
+    def _begin(self, call: Call, cache: Any, hidden: Tensor) -> None:
+        """At the first layer: what the cache holds, and whether it is of a kind that can shrink."""
+        call.past = stock.cached_tokens(cache)
+        if cache is not None:
+            begin(cache, call.past, hidden.shape[1])
+        if stock.has_fixed_length(cache):
+            raise ValueError("a static cache has one length for all layers: use the default cache")
+        window = stock.window_of(self._model)
+        total = call.past + hidden.shape[1]
+        if window and total > window:
+            raise ValueError(
+                f"prompt and answer, {total} tokens so far, are longer than the sliding window of "
+                f"{window} that some layers have: shorten them, or use a method that prunes before "
+                "the decoder"
+            )
+
+    def _drop(self, call: Call, at: int, hidden: Tensor) -> Tensor:
+        """Choose at a stage; hidden states of what stays."""
+        rows, length = call.words.shape
+        before = call.left
+        merged: list[tuple[Picture, Tensor]] = []
+        received: dict[int, Tensor] = {}
+        device = hidden.device
+        keep = torch.ones(rows, length, dtype=torch.bool, device=device)
+        if before is not None:
+            keep = spread(before, torch.ones_like(before, dtype=torch.bool), length)
+        for picture in call.pictures:
+            k = picture.schedule[at]
+            if k < len(picture.left):
+                with Timer(device) as timer:
+                    tokens = self._tokens(call, at, hidden, picture, received)
+                    chosen = self._inside.choose(tokens, k)
+                picture.timers.append(timer)
+                check_chosen(chosen, tokens, k, type(self._inside).__name__)
+                keep[picture.row, picture.columns[picture.left]] = False
+                picture.left = picture.left[chosen.indices]
+                keep[picture.row, picture.columns[picture.left]] = True
+                if chosen.features is not None:
+                    merged.append((picture, chosen.features))
+            picture.kept[at] = picture.left
+        if before is None and bool(keep.all()):
+            return hidden
+        keep &= call.real.to(device)  # padding would hold places that others have given up
+        call.left = kept_columns(keep)
+        inside = call.left.clamp(min=0)
+        if before is not None:  # where each lies in the shorter hidden states
+            there = torch.arange(before.shape[1], device=device).expand_as(before)
+            inside = spread(before, there, length).gather(1, inside)
+        shorter = hidden.gather(1, inside[..., None].expand(-1, -1, hidden.shape[-1]))
+        for picture, features in merged:
+            at_row = torch.isin(call.left[picture.row], picture.columns[picture.left])
+            shorter[picture.row, at_row] = features.to(shorter.dtype)
+        return shorter
+
+    def _tokens(
+        self,
+        call: Call,
+        at: int,
+        hidden: Tensor,
+        picture: Picture,
+        received: dict[int, Tensor],
+    ) -> LayerTokens:
+        """A picture as methods see it; what all columns of a row got is kept in `received`."""
+        row, taken = picture.row, call.taken[at]
+        columns = torch.arange(call.words.shape[1], device=hidden.device)
+        if call.left is not None:
+            columns = call.left[row]
+        there = torch.isin(columns, picture.columns[picture.left]).nonzero()[:, 0]
+        words = ((columns >= 0) & call.words[row, columns.clamp(min=0)]).nonzero()[:, 0]
+        keys = taken.keys(row).transpose(0, 1).flatten(1)
+        real = (columns >= 0) & call.real[row, columns.clamp(min=0)]
+        earlier = real[:0] if taken.past_seen is None else taken.past_seen[row]
+
+        def paid(asking: Tensor) -> Tensor:
+            causal = torch.arange(len(columns), device=hidden.device) <= asking[:, None]
+            seen = torch.cat((earlier.expand(len(asking), -1), causal & real), dim=1)
+            if taken.mask is not None:  # some models let pictures, or prompts, see ahead
+                seen = visible(taken.mask[min(row, len(taken.mask) - 1), 0, asking])
+            return taken.attention(row, asking, seen)[:, len(earlier) :]
+
+        def from_all() -> Tensor:
+            if row not in received:
+                asking = real.nonzero()[:, 0]
+                total = torch.zeros(len(columns), device=hidden.device)
+                own = torch.arange(len(columns), device=hidden.device)
+                for some in asking.split(_BLOCK):  # the whole matrix never exists
+                    total += paid(some).masked_fill(some[:, None] == own, 0).sum(0)
+                received[row] = total / max(len(asking) - 1, 1)
+            return received[row][there]
+
+        return LayerTokens(
+            layer=at, features=hidden[row, there], indices=picture.left, text=hidden[row, words],
+            keys=keys[there], text_keys=keys[words], received=from_all,
+            attention=lambda which: paid(words[which])[:, there],
+            norm=stock.last_norm(self._decoder),
+        )  # fmt: skip
+
+    def _shortened(
+        self, call: Call, at: int, hidden: Tensor, held: Tensor | None, kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        """The layer's arguments for the columns it gets."""
+        left = call.left
+        if left is None and held is None:
+            return kwargs
+        changed = dict(kwargs)
+        rows, queries = hidden.shape[:2]
+        device = hidden.device
+        if left is not None:
+            inside = left.clamp(min=0)
+            embeddings = stock.rotary(kwargs) or ()
+            changed = stock.with_rotary(changed, tuple(rotary_of(p, inside) for p in embeddings))
+            # FlashAttention reads gaps in positions as packed sequences.
+            if kwargs.get("position_ids") is not None:
+                steps = torch.arange(queries, device=device)
+                changed["position_ids"] = (call.past + steps).expand(rows, -1)
+        columns = torch.arange(queries, device=device).expand(rows, -1) if left is None else left
+        past = torch.arange(call.past, device=device).expand(rows, -1) if held is None else held
+        all_columns = torch.cat((past, torch.where(columns < 0, -1, columns + call.past)), dim=1)
+        changed["attention_mask"] = shorter_mask(
+            kwargs.get("attention_mask"), left, all_columns, queries, hidden.dtype, self._flat
+        )
+        return changed
+
+    def _after_decoder(self, module: Any, args: tuple[Any, ...], output: Any) -> Any:
+        """Give the last hidden states their full length again: zeros where tokens were dropped."""
+        call = self._call
+        if call is None or call.left is None:
+            return None
+        hidden = stock.last_hidden(output)
+        stock.set_last_hidden(output, spread(call.left, hidden, call.words.shape[1]))
+        return output
+
+
+def _pictures(kinds: Tensor, counts: list[int] | None) -> list[Tensor]:
+    """Columns of each picture in a row; without counts, each run of placeholders is one."""
+    at = (kinds != 0).nonzero()[:, 0]
+    if len(at) == 0:
+        return []
+    if counts is not None:
+        return list(at.split(counts))
+    breaks = ((at[1:] - at[:-1]) > 1).nonzero()[:, 0] + 1
+    return [run for run in torch.tensor_split(at, breaks.tolist()) if len(run)]
+
+
+def _shares(kept: Tensor, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """How many of the kept tokens lie in each of several pictures, one behind the other."""
+    ends = torch.tensor(sizes, device=kept.device).cumsum(0)
+    counts = torch.searchsorted(kept, ends).tolist()
+    return tuple(b - a for a, b in zip([0, *counts], counts, strict=False))
+
+
+def _reported(picture: Picture, layers: int, row: int) -> ImageReport:
+    n = len(picture.columns)
+    counts = {at: len(kept) for at, kept in picture.kept.items()}
+    return ImageReport(
+        before=n, after=len(picture.left), indices=picture.left,
+        milliseconds=picture.timers, row=row, stages=picture.kept,
+        average=averaged(counts, layers, n),
+    )  # fmt: skip
