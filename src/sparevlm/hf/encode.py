@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,10 +19,8 @@ from sparevlm.hf.families import Family, patch_grid
 from sparevlm.hf.frames import deeper, frames_of, video_ends
 from sparevlm.hf.layout import Layout, is_packed, layout_of, tile_numbers
 from sparevlm.hf.media import IMAGE, Modality
+from sparevlm.hf.pruning import Pruning
 from sparevlm.tokens import VisualTokens
-
-if TYPE_CHECKING:
-    from sparevlm.methods.base import PruningMethod
 
 
 @dataclass(eq=False)
@@ -91,11 +89,9 @@ class Encoded:
 
 
 def encode(
-    model: Any,
-    family: Family,
+    pruning: Pruning,
     modality: Modality,
     kwargs: dict[str, Any],
-    method: PruningMethod,
     *,
     hidden: bool,
     runs: tuple[list[int], ...] = (),
@@ -105,6 +101,7 @@ def encode(
     `hidden` asks for the encoder's states beside the features. `runs` are lengths of the runs of
     placeholders that the features may fill, for families whose tiles are such runs.
     """
+    method, model, family = pruning.method, pruning.model, pruning.family
     needs = method.requires
     if "encoder" in needs and modality is not IMAGE:
         raise ValueError(
