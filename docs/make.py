@@ -46,7 +46,9 @@ MODELS_HEAD = """# Model families
 Written by `make docs` from `hf/families.py`; do not edit. Each family passes one test matrix on the
 oldest and the newest transformers that are supported, with tiny random models and the family's real
 processor; what of it cannot be imported without torchvision (all video processors, and the image
-processors of Perception LM and Command A Vision) has a stand-in that cuts tiles and frames.
+processors of Perception LM and Command A Vision) has a stand-in that cuts tiles and frames. With
+torchvision (`make test-torchvision`) nothing has: pictures and videos go through the processors
+that `AutoProcessor` gives ([what differs](questions.md#does-torchvision-matter)).
 Checkpoints themselves were not run here: no hub was at hand. `positions="auto"` was measured for
 LLaVA alone (docs/defaults.md); the others follow it. A budget is for a picture, and for a frame of
 a video; `per="prompt"` shares one over all of a prompt.

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import transformers as tf
-from transformers.utils import is_torchvision_available
 
 from tests.families.common import (
     Made,
@@ -18,7 +17,7 @@ from tests.families.common import (
     vision_settings,
     with_frames,
 )
-from tests.families.videos import SquareFrames
+from tests.families.videos import REAL, image_processor, square_frames
 
 MEAN = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
 SQUARE = {"size": {"height": 56, "width": 56}, **MEAN}
@@ -26,7 +25,7 @@ SQUARE = {"size": {"height": 56, "width": 56}, **MEAN}
 
 def _clip_processor():
     crop = {"height": 56, "width": 56}
-    return tf.CLIPImageProcessorPil(size={"shortest_edge": 56}, crop_size=crop, **MEAN)
+    return image_processor("CLIP", size={"shortest_edge": 56}, crop_size=crop, **MEAN)
 
 
 def llava(text: str = "Llama", **more: Any) -> Made:
@@ -53,7 +52,7 @@ def llava_interleave() -> Made:
         vision_feature_select_strategy="full",
     )  # fmt: skip
     processor = tf.LlavaProcessor(
-        tf.SiglipImageProcessorPil(**SQUARE), tokenizer, patch_size=14,
+        image_processor("Siglip", **SQUARE), tokenizer, patch_size=14,
         vision_feature_select_strategy="full", num_additional_image_tokens=0,
     )  # fmt: skip
     model = finished(lambda: tf.LlavaForConditionalGeneration(config))
@@ -83,8 +82,8 @@ def _llava_next(name: str, text: type) -> Made:
         text_config=text(**text_settings(tokenizer)),
         image_token_index=tokenizer.image_token_id, image_grid_pinpoints=grids,
     )  # fmt: skip
-    images = tf.LlavaNextImageProcessorPil(
-        size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56},
+    images = image_processor(
+        "LlavaNext", size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56},
         image_grid_pinpoints=grids, **MEAN,
     )  # fmt: skip
     processor = tf.LlavaNextProcessor(
@@ -112,9 +111,9 @@ def llava_onevision() -> Made:
         image_token_index=tokenizer.image_token_id, video_token_index=tokenizer.video_token_id,
         image_grid_pinpoints=grids,
     )  # fmt: skip
-    images = tf.LlavaOnevisionImageProcessorPil(image_grid_pinpoints=grids, **SQUARE)
+    images = image_processor("LlavaOnevision", image_grid_pinpoints=grids, **SQUARE)
     processor = with_frames(tf.LlavaOnevisionProcessor)(
-        images, tokenizer, SquareFrames(), num_image_tokens=16,
+        images, tokenizer, square_frames("LlavaOnevision"), num_image_tokens=16,
         vision_feature_select_strategy="full",
     )  # fmt: skip
     model = finished(lambda: tf.LlavaOnevisionForConditionalGeneration(config))
@@ -132,11 +131,11 @@ def internvl() -> Made:
         text_config=tf.Qwen2Config(**text_settings(tokenizer)),
         image_token_id=tokenizer.context_image_token_id, image_seq_length=4,
     )  # fmt: skip
-    images = tf.GotOcr2ImageProcessorPil(
-        crop_to_patches=True, min_patches=1, max_patches=4, **SQUARE
+    images = image_processor(
+        "GotOcr2", crop_to_patches=True, min_patches=1, max_patches=4, **SQUARE
     )
     processor = with_frames(tf.InternVLProcessor)(
-        images, tokenizer, SquareFrames(), image_seq_length=4
+        images, tokenizer, square_frames("InternVL"), image_seq_length=4
     )
     model = finished(lambda: tf.InternVLForConditionalGeneration(config))
     return Made("internvl", model, processor, image="<IMG_CONTEXT>")
@@ -152,7 +151,7 @@ def gemma3() -> Made:
         image_token_index=tokenizer.image_token_id, boi_token_index=tokenizer.boi_token_id,
         eoi_token_index=tokenizer.eoi_token_id, mm_tokens_per_image=9,
     )  # fmt: skip
-    images = tf.Gemma3ImageProcessorPil(size={"height": 84, "width": 84}, **MEAN)
+    images = image_processor("Gemma3", size={"height": 84, "width": 84}, **MEAN)
     processor = tf.Gemma3Processor(images, tokenizer, image_seq_length=9)
     model = finished(lambda: tf.Gemma3ForConditionalGeneration(config), words=0.02)
     return Made("gemma3", model, processor, image="<start_of_image>", nested=True)
@@ -160,7 +159,7 @@ def gemma3() -> Made:
 
 def paligemma(text: type = tf.GemmaConfig) -> Made:
     tokenizer = make_tokenizer(image_token="<image>")
-    images = tf.SiglipImageProcessorPil(**SQUARE)
+    images = image_processor("Siglip", **SQUARE)
     images.image_seq_length = 16
     processor = tf.PaliGemmaProcessor(images, tokenizer)
     config = tf.PaliGemmaConfig(
@@ -174,7 +173,7 @@ def paligemma(text: type = tf.GemmaConfig) -> Made:
 
 def _pixtral_processor() -> type:
     """PixtralProcessor. Its module wants torchvision for a function that the PIL module has too."""
-    if is_torchvision_available():
+    if REAL:
         return tf.PixtralProcessor
     place = "transformers.models.pixtral"
     wanted = f"{place}.image_processing_pixtral"
@@ -192,8 +191,8 @@ def mistral3() -> Made:
         text_config=tf.MistralConfig(**text_settings(tokenizer)),
         image_token_index=tokenizer.convert_tokens_to_ids("[IMG]"), spatial_merge_size=2,
     )  # fmt: skip
-    images = tf.PixtralImageProcessorPil(
-        size={"longest_edge": 112}, patch_size={"height": 28, "width": 28}, **MEAN
+    images = image_processor(
+        "Pixtral", size={"longest_edge": 112}, patch_size={"height": 28, "width": 28}, **MEAN
     )
     processor = _pixtral_processor()(images, tokenizer, patch_size=14, spatial_merge_size=2)
     model = finished(lambda: tf.Mistral3ForConditionalGeneration(config))
@@ -203,11 +202,11 @@ def mistral3() -> Made:
 TILE, PATCH, SIDE = 56, 7, 4  # a tile has 8 x 8 patches, merged into SIDE x SIDE visual tokens
 
 
-def _tiles() -> Any:
+def _tiles(name: str) -> Any:
     """At most four tiles and a thumbnail, which comes last."""
-    return tf.GotOcr2ImageProcessorPil(
-        crop_to_patches=True, min_patches=1, max_patches=4, size={"height": TILE, "width": TILE},
-        **MEAN,
+    return image_processor(
+        name, crop_to_patches=True, min_patches=1, max_patches=4,
+        size={"height": TILE, "width": TILE}, **MEAN,
     )  # fmt: skip
 
 
@@ -236,7 +235,8 @@ def cohere2_vision(*kinds: str) -> Made:
         image_token_id=tokenizer.image_token_id,
         alignment_intermediate_size=64,
     )  # fmt: skip
-    images = _tiles()  # the family's own needs torchvision, and picks other grids
+    # The family's own needs torchvision, and picks other grids.
+    images = _tiles("Cohere2Vision" if REAL else "GotOcr2")
     images.patch_size = SIDE  # by which the processor means the tokens along a tile's side
     processor = tf.Cohere2VisionProcessor(images, tokenizer)
     model = finished(lambda: tf.Cohere2VisionForConditionalGeneration(config))
@@ -252,7 +252,7 @@ def aya_vision() -> Made:
         **_cohere(tokenizer), image_token_index=tokenizer.convert_tokens_to_ids("<|IMG_PATCH|>")
     )
     processor = tf.AyaVisionProcessor(
-        _tiles(), tokenizer, patch_size=PATCH, img_size=TILE, downsample_factor=2
+        _tiles("GotOcr2"), tokenizer, patch_size=PATCH, img_size=TILE, downsample_factor=2
     )
     model = finished(lambda: tf.AyaVisionForConditionalGeneration(config))
     return Made("aya_vision", model, processor)

@@ -146,7 +146,7 @@ def encode(
     if lines:
         candidates = _candidates(features)
     elif grids is None and modality is not IMAGE:
-        candidates = video_ends(features)
+        candidates = video_ends(features, square=family.square)
     tokens = []
     for i, rows in enumerate(features):
         size = grids[sources[i]] if grids is not None else None
