@@ -95,6 +95,12 @@ test-serving: export OMP_NUM_THREADS = 1
 test-serving: .venv-vllm/.test ## tests with vLLM itself on a CPU (x86 Linux)
 	.venv-vllm/bin/python -m pytest -n $(JOBS) --dist loadgroup tests/serving
 
+.PHONY: test-torchvision
+test-torchvision: export OMP_NUM_THREADS = 1
+test-torchvision: .venv-torchvision/.test ## tests with the real processors of torchvision (6 GB)
+	.venv-torchvision/bin/python -m pytest -n $(JOBS) tests/hf/test_torchvision.py \
+		tests/hf/test_families.py tests/hf/test_layout.py tests/hf/test_video.py
+
 .PHONY: test-package
 test-package: .venv/.dev ## wheel and sdist, each installed in an empty environment
 	rm -rf dist .venv-package
@@ -140,7 +146,7 @@ format: .venv/.dev ## fix what ruff can fix, and format
 
 .PHONY: clean
 clean: ## remove the environments, caches and builds (not out/)
-	rm -rf .venv .venv-newest .venv-oldest .venv-lmms .venv-vllm .venv-demo .venv-docs .venv-package .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist site
+	rm -rf .venv .venv-newest .venv-oldest .venv-torchvision .venv-lmms .venv-vllm .venv-demo .venv-docs .venv-package .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: installed again only when what is to be installed has changed.
@@ -168,6 +174,10 @@ clean: ## remove the environments, caches and builds (not out/)
 .venv-demo/.test: pyproject.toml constraints.txt
 	$(call install,.venv-demo,-e '.[test-demo]')
 	@touch $@ .venv-demo/.page
+
+.venv-torchvision/.test: pyproject.toml constraints-torchvision.txt
+	$(call install,.venv-torchvision,-e '.[test]' torchvision,constraints-torchvision.txt)
+	@touch $@
 
 # lmms-eval by itself: it asks for some fifty packages, most of which only some tasks need.
 .venv-lmms/.test: pyproject.toml constraints.txt

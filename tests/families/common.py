@@ -15,13 +15,14 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
-from transformers.utils import is_torchvision_available
 
 from sparevlm.pocket.model import END, PAD, START, UNKNOWN
 from sparevlm.pocket.questions import words
 from sparevlm.pocket.scenes import draw_scene
+from tests.families.videos import REAL, times
 
 SIZES = [(112, 112), (200, 120), (90, 180)]
+EVERY_FRAME = {"do_sample_frames": False}  # some processors would leave frames out
 
 
 def make_tokenizer(*special: str, **named: str) -> PreTrainedTokenizerFast:
@@ -42,8 +43,10 @@ def make_tokenizer(*special: str, **named: str) -> PreTrainedTokenizerFast:
     )  # fmt: skip
 
 
-def with_frames(processor: type) -> type:
+def with_frames(processor: type, *, real: bool = REAL) -> type:
     """A processor class that takes a stand-in for its video processor, which needs torchvision."""
+    if real:
+        return processor
 
     class WithFrames(processor):  # type: ignore[misc, valid-type]
         def check_argument_for_proper_class(self, name: str, value: Any) -> Any:
@@ -60,7 +63,7 @@ def processor_of(family: str, name: str, like: str = "") -> Any:
 
     That of the family, or of one that it is `like`: Gemma4 for Gemma4Unified.
     """
-    if is_torchvision_available():
+    if REAL:
         return getattr(transformers, name)
     other = like.lower() or family
     there = importlib.import_module(f"transformers.models.{other}.image_processing_pil_{other}")
@@ -106,6 +109,7 @@ class Made:
         """
         pictures, place = [], first
         videos: list[Any] = [film(first + i) for i in range(_count("<video>", prompts))]
+        known = [times(len(video)) for video in videos]
         if self.nested:
             left = iter(videos)
             videos = [[next(left) for _ in range(p.count("<video>"))] for p in prompts]
@@ -122,7 +126,7 @@ class Made:
             text=[self._written(prompt) for prompt in prompts],
             padding=True,
             return_tensors="pt",
-            **({"videos": videos} if _count("<video>", prompts) else {}),
+            **({"videos": videos, "video_metadata": known, **EVERY_FRAME} if known else {}),
         )
         self.processor.tokenizer.padding_side = "left"
         found.pop("labels", None)  # PaliGemma's makes some up

@@ -21,7 +21,7 @@ from tests.families.common import (
     vision_settings,
     with_frames,
 )
-from tests.families.videos import GridFrames, SquareFrames
+from tests.families.videos import REAL, grid_frames, image_processor, square_frames
 
 MEAN = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
 
@@ -64,10 +64,12 @@ def _grid_vision(**more: Any) -> dict[str, Any]:
     } | more  # fmt: skip
 
 
-def _grid_images(make: type, frames: int = 1) -> Any:
+def _grid_images(name: str, frames: int = 1) -> Any:
     """An image processor of pictures of 16 to 60 tokens; its limits count a picture `frames`."""
     size = {"shortest_edge": 16 * 16**2 * frames, "longest_edge": 60 * 16**2 * frames}
-    return make(size=size, patch_size=8, temporal_patch_size=2, merge_size=2, **MEAN)
+    return image_processor(
+        name, size=size, patch_size=8, temporal_patch_size=2, merge_size=2, **MEAN
+    )
 
 
 def _qwen(
@@ -82,11 +84,14 @@ def _qwen(
         text_config=text_settings(tokenizer, **text),
         **_ids(tokenizer, "image", "video", "vision_start", "vision_end"),
     )
-    images = _grid_images(tf.Qwen2VLImageProcessorPil)
-    make_processor = with_frames(_of(processor or family.removesuffix("Moe"), "Processor"))
+    images = _grid_images("Qwen2VL")
+    own = processor or family.removesuffix("Moe")
+    make_processor = with_frames(_of(own, "Processor"))
+    whole = own == "Qwen3VL"
+    frames = grid_frames("Qwen3VL" if whole else "Qwen2VL", whole=whole)
     model = wide(lambda: _of(family, "ForConditionalGeneration")(config), "merger", "experts")
     return Made(
-        config.model_type, model, make_processor(images, tokenizer, GridFrames()),
+        config.model_type, model, make_processor(images, tokenizer, frames),
         image="<|vision_start|><|image_pad|><|vision_end|>",
         video="<|vision_start|><|video_pad|><|vision_end|>",
     )  # fmt: skip
@@ -162,8 +167,8 @@ def _glm(family: str, frames: int = 2, **text: Any) -> Made:
         **_ids(tokenizer, "image", "video", "image_start", "image_end", "video_start", "video_end"),
     )
     own = "Glm46V" if family == "Glm46V" else "Glm4v"
-    images = _grid_images(_of(own, "ImageProcessorPil"), frames)
-    processor = with_frames(_of(own, "Processor"))(images, tokenizer, GridFrames())
+    images = _grid_images(own, frames)
+    processor = with_frames(_of(own, "Processor"))(images, tokenizer, grid_frames(own, whole=True))
     model = wide(
         lambda: _of(family, "ForConditionalGeneration")(config), "merger", "downsample", "experts"
     )
@@ -206,8 +211,8 @@ def _idefics(family: str, make_processor: Callable[[Any, Any], Any]) -> Made:
         pad_token_id=0,
         **_ids(tokenizer, "image"),
     )
-    images = _of(family, "ImageProcessorPil")(
-        size={"longest_edge": 96}, max_image_size={"longest_edge": 48}, **MEAN
+    images = image_processor(
+        family, size={"longest_edge": 96}, max_image_size={"longest_edge": 48}, **MEAN
     )
     model = wide(lambda: _of(family, "ForConditionalGeneration")(config), "text_model", "connector")
     return Made(config.model_type, model, make_processor(images, tokenizer), nested=True)
@@ -222,7 +227,7 @@ def smolvlm() -> Made:
     processing_smolvlm.num2words = processing_smolvlm.num2words or str
 
     def make_processor(*parts: Any) -> Any:
-        frames = SquareFrames(48, "pixel_values")
+        frames = square_frames("SmolVLM", 48, "pixel_values")
         return with_frames(tf.SmolVLMProcessor)(*parts, frames, image_seq_len=9)
 
     return _idefics("SmolVLM", make_processor)
@@ -237,13 +242,13 @@ def llava_next_video() -> Made:
         image_token_index=tokenizer.image_token_id, video_token_index=tokenizer.video_token_id,
         image_grid_pinpoints=grids,
     )  # fmt: skip
-    images = tf.LlavaNextImageProcessorPil(
-        size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56},
+    images = image_processor(
+        "LlavaNext", size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56},
         image_grid_pinpoints=grids, **MEAN,
     )  # fmt: skip
     processor = with_frames(tf.LlavaNextVideoProcessor)(
-        SquareFrames(), images, tokenizer, patch_size=14, vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
+        square_frames("LlavaNextVideo"), images, tokenizer, patch_size=14,
+        vision_feature_select_strategy="default", num_additional_image_tokens=1,
     )  # fmt: skip
     model = wide(lambda: tf.LlavaNextVideoForConditionalGeneration(config))
     return Made("llava_next_video", model, processor)
@@ -262,8 +267,8 @@ def ovis2() -> Made:
         tie_word_embeddings=False,
         **_ids(tokenizer, "image"),
     )
-    images = tf.Ovis2ImageProcessorPil(
-        size={"height": 56, "width": 56}, crop_to_patches=True, max_patches=4, **MEAN
+    images = image_processor(
+        "Ovis2", size={"height": 56, "width": 56}, crop_to_patches=True, max_patches=4, **MEAN
     )
     processor = tf.Ovis2Processor(images, tokenizer, image_seq_length=16)
     model = wide(
@@ -358,8 +363,11 @@ def perception_lm() -> Made:
         projector_pooling_ratio=2,
         **_ids(tokenizer, "image", "video"),
     )
+    images = _PerceptionTiles(**MEAN)
+    if REAL:  # four tiles and the whole, whatever the picture
+        images = image_processor("PerceptionLM", tile_size=56, max_num_tiles=4, **MEAN)
     processor = with_frames(tf.PerceptionLMProcessor)(
-        SquareFrames(), _PerceptionTiles(**MEAN), tokenizer, patch_size=7, pooling_ratio=2
+        square_frames("PerceptionLM"), images, tokenizer, patch_size=7, pooling_ratio=2
     )
     model = wide(lambda: tf.PerceptionLMForConditionalGeneration(config))
     return Made("perception_lm", model, processor, image="<|image|>", video="<|video|>")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,8 @@ from tests.families.common import (
 from tests.families.grids_and_tiles import Tiles, wide
 from tests.families.videos import GridFrames, MergedFrames, PlacedFrames, PooledFrames
 
+# Their stand-ins stay where torchvision is installed, too.
+stand_in = functools.partial(with_frames, real=False)
 MEAN = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
 
 
@@ -93,7 +96,7 @@ def video_llama_3() -> Made:
     images = tf.VideoLlama3ImageProcessorPil(
         size={"shortest_edge": 16 * 8**2, "longest_edge": 60 * 8**2}, patch_size=8, **MEAN
     )
-    processor = with_frames(tf.VideoLlama3Processor)(images, tokenizer, MergedFrames())
+    processor = stand_in(tf.VideoLlama3Processor)(images, tokenizer, MergedFrames())
     model = wide(lambda: tf.VideoLlama3ForConditionalGeneration(config))
     return Made("video_llama_3", model, processor, image="<|image_pad|>", video="<|video_pad|>")
 
@@ -128,7 +131,7 @@ def _gemma4(**text: Any) -> Made:
         **_gemma4_ids(tokenizer),
     )
     images = tf.Gemma4ImageProcessorPil(patch_size=8, max_soft_tokens=70, pooling_kernel_size=2)
-    make_processor = with_frames(processor_of("gemma4", "Gemma4Processor"))
+    make_processor = stand_in(processor_of("gemma4", "Gemma4Processor"))
     processor = make_processor(tf.Gemma4AudioFeatureExtractor(), images, tokenizer, PlacedFrames())
     model = wide(
         lambda: tf.Gemma4ForConditionalGeneration(config), "embed_vision", "per_layer", "input_proj"
@@ -192,7 +195,7 @@ def gemma4_unified() -> Made:
         **_gemma4_ids(tokenizer),
     )  # fmt: skip
     own = processor_of("gemma4_unified", "Gemma4UnifiedProcessor", like="Gemma4")
-    processor = with_frames(own)(
+    processor = stand_in(own)(
         tf.Gemma4UnifiedAudioFeatureExtractor(), _WholePatches(**MEAN), tokenizer,
         PlacedFrames(patch=16, pooled=1),
     )  # fmt: skip
@@ -316,7 +319,7 @@ def kimi_k25() -> Made:
         video_token_id=tokenizer.video_token_id,
         tie_word_embeddings=False,
     )
-    processor = with_frames(tf.Kimi_K25Processor)(_PlainGrid(**MEAN), tokenizer, GridFrames())
+    processor = stand_in(tf.Kimi_K25Processor)(_PlainGrid(**MEAN), tokenizer, GridFrames())
     model = wide(lambda: tf.Kimi_K25ForConditionalGeneration(config), "projector", "experts")
     model.set_experts_implementation("eager")  # the one it comes with knows no float64
     image = "<|media_begin|><|media_content|><|media_pad|><|media_end|>"
@@ -374,7 +377,7 @@ def molmo2() -> Made:
         frame_start_token_id=ids["<frame_start>"],
         frame_end_token_id=ids["<frame_end>"],
     )  # fmt: skip
-    processor = with_frames(tf.Molmo2Processor)(_Molmo2Crops(**MEAN), PooledFrames(), tokenizer)
+    processor = stand_in(tf.Molmo2Processor)(_Molmo2Crops(**MEAN), PooledFrames(), tokenizer)
     model = wide(lambda: tf.Molmo2ForConditionalGeneration(config))
     return Made("molmo2", model, processor, image="<|image|>", video="<|video|>")
 

@@ -16,7 +16,7 @@ from tests.families.common import (
     vision_settings,
     with_frames,
 )
-from tests.families.videos import SquareFrames
+from tests.families.videos import REAL, image_processor, square_frames
 
 MEAN = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
 SQUARE = {"size": {"height": 56, "width": 56}, **MEAN}
@@ -24,7 +24,7 @@ SQUARE = {"size": {"height": 56, "width": 56}, **MEAN}
 
 def _clip_processor():
     crop = {"height": 56, "width": 56}
-    return tf.CLIPImageProcessorPil(size={"shortest_edge": 56}, crop_size=crop, **MEAN)
+    return image_processor("CLIP", size={"shortest_edge": 56}, crop_size=crop, **MEAN)
 
 
 def llava(text: str = "Llama", **more: Any) -> Made:
@@ -51,7 +51,7 @@ def llava_interleave() -> Made:
         vision_feature_select_strategy="full",
     )  # fmt: skip
     processor = tf.LlavaProcessor(
-        tf.SiglipImageProcessorPil(**SQUARE), tokenizer, patch_size=14,
+        image_processor("Siglip", **SQUARE), tokenizer, patch_size=14,
         vision_feature_select_strategy="full", num_additional_image_tokens=0,
     )  # fmt: skip
     model = finished(lambda: tf.LlavaForConditionalGeneration(config))
@@ -81,8 +81,8 @@ def _llava_next(name: str, text: type) -> Made:
         text_config=text(**text_settings(tokenizer)),
         image_token_index=tokenizer.image_token_id, image_grid_pinpoints=grids,
     )  # fmt: skip
-    images = tf.LlavaNextImageProcessorPil(
-        size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56},
+    images = image_processor(
+        "LlavaNext", size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56},
         image_grid_pinpoints=grids, **MEAN,
     )  # fmt: skip
     processor = tf.LlavaNextProcessor(
@@ -110,9 +110,9 @@ def llava_onevision() -> Made:
         image_token_index=tokenizer.image_token_id, video_token_index=tokenizer.video_token_id,
         image_grid_pinpoints=grids,
     )  # fmt: skip
-    images = tf.LlavaOnevisionImageProcessorPil(image_grid_pinpoints=grids, **SQUARE)
+    images = image_processor("LlavaOnevision", image_grid_pinpoints=grids, **SQUARE)
     processor = with_frames(tf.LlavaOnevisionProcessor)(
-        images, tokenizer, SquareFrames(), num_image_tokens=16,
+        images, tokenizer, square_frames("LlavaOnevision"), num_image_tokens=16,
         vision_feature_select_strategy="full",
     )  # fmt: skip
     model = finished(lambda: tf.LlavaOnevisionForConditionalGeneration(config))
@@ -130,11 +130,11 @@ def internvl() -> Made:
         text_config=tf.Qwen2Config(**text_settings(tokenizer)),
         image_token_id=tokenizer.context_image_token_id, image_seq_length=4,
     )  # fmt: skip
-    images = tf.GotOcr2ImageProcessorPil(
-        crop_to_patches=True, min_patches=1, max_patches=4, **SQUARE
+    images = image_processor(
+        "GotOcr2", crop_to_patches=True, min_patches=1, max_patches=4, **SQUARE
     )
     processor = with_frames(tf.InternVLProcessor)(
-        images, tokenizer, SquareFrames(), image_seq_length=4
+        images, tokenizer, square_frames("InternVL"), image_seq_length=4
     )
     model = finished(lambda: tf.InternVLForConditionalGeneration(config))
     return Made("internvl", model, processor, image="<IMG_CONTEXT>")
@@ -150,7 +150,7 @@ def gemma3() -> Made:
         image_token_index=tokenizer.image_token_id, boi_token_index=tokenizer.boi_token_id,
         eoi_token_index=tokenizer.eoi_token_id, mm_tokens_per_image=9,
     )  # fmt: skip
-    images = tf.Gemma3ImageProcessorPil(size={"height": 84, "width": 84}, **MEAN)
+    images = image_processor("Gemma3", size={"height": 84, "width": 84}, **MEAN)
     processor = tf.Gemma3Processor(images, tokenizer, image_seq_length=9)
     model = finished(lambda: tf.Gemma3ForConditionalGeneration(config), words=0.02)
     return Made("gemma3", model, processor, image="<start_of_image>", nested=True)
@@ -158,7 +158,7 @@ def gemma3() -> Made:
 
 def paligemma(text: type = tf.GemmaConfig) -> Made:
     tokenizer = make_tokenizer(image_token="<image>")
-    images = tf.SiglipImageProcessorPil(**SQUARE)
+    images = image_processor("Siglip", **SQUARE)
     images.image_seq_length = 16
     processor = tf.PaliGemmaProcessor(images, tokenizer)
     config = tf.PaliGemmaConfig(
@@ -177,8 +177,8 @@ def mistral3() -> Made:
         text_config=tf.MistralConfig(**text_settings(tokenizer)),
         image_token_index=tokenizer.convert_tokens_to_ids("[IMG]"), spatial_merge_size=2,
     )  # fmt: skip
-    images = tf.PixtralImageProcessorPil(
-        size={"longest_edge": 112}, patch_size={"height": 28, "width": 28}, **MEAN
+    images = image_processor(
+        "Pixtral", size={"longest_edge": 112}, patch_size={"height": 28, "width": 28}, **MEAN
     )
     processor = processor_of("pixtral", "PixtralProcessor")(
         images, tokenizer, patch_size=14, spatial_merge_size=2
@@ -190,11 +190,11 @@ def mistral3() -> Made:
 TILE, PATCH, SIDE = 56, 7, 4  # a tile has 8 x 8 patches, merged into SIDE x SIDE visual tokens
 
 
-def _tiles() -> Any:
+def _tiles(name: str) -> Any:
     """At most four tiles and a thumbnail, which comes last."""
-    return tf.GotOcr2ImageProcessorPil(
-        crop_to_patches=True, min_patches=1, max_patches=4, size={"height": TILE, "width": TILE},
-        **MEAN,
+    return image_processor(
+        name, crop_to_patches=True, min_patches=1, max_patches=4,
+        size={"height": TILE, "width": TILE}, **MEAN,
     )  # fmt: skip
 
 
@@ -223,7 +223,8 @@ def cohere2_vision(*kinds: str) -> Made:
         image_token_id=tokenizer.image_token_id,
         alignment_intermediate_size=64,
     )  # fmt: skip
-    images = _tiles()  # the family's own needs torchvision, and picks other grids
+    # The family's own needs torchvision, and picks other grids.
+    images = _tiles("Cohere2Vision" if REAL else "GotOcr2")
     images.patch_size = SIDE  # by which the processor means the tokens along a tile's side
     processor = tf.Cohere2VisionProcessor(images, tokenizer)
     model = finished(lambda: tf.Cohere2VisionForConditionalGeneration(config))
@@ -239,7 +240,7 @@ def aya_vision() -> Made:
         **_cohere(tokenizer), image_token_index=tokenizer.convert_tokens_to_ids("<|IMG_PATCH|>")
     )
     processor = tf.AyaVisionProcessor(
-        _tiles(), tokenizer, patch_size=PATCH, img_size=TILE, downsample_factor=2
+        _tiles("GotOcr2"), tokenizer, patch_size=PATCH, img_size=TILE, downsample_factor=2
     )
     model = finished(lambda: tf.AyaVisionForConditionalGeneration(config))
     return Made("aya_vision", model, processor)

@@ -12,6 +12,7 @@ from sparevlm.encoder import AttentionOf, layer_index
 from sparevlm.hf.encode import encode
 from sparevlm.hf.families import FAMILIES
 from sparevlm.hf.media import IMAGE
+from sparevlm.hf.pruning import Pruning
 from sparevlm.methods import PruningMethod
 from tests.hf.conftest import ONE
 from tests.tiny import tiny_llava
@@ -61,7 +62,10 @@ def eager(model, pixels):
 def asked(model, pixels, asks=Asks):
     with torch.no_grad():
         return encode(
-            model, FAMILIES["llava"], IMAGE, {"pixel_values": pixels}, asks(3), hidden=False
+            Pruning(asks(3), model, FAMILIES["llava"], None),
+            IMAGE,
+            {"pixel_values": pixels},
+            hidden=False,
         ).tokens
 
 

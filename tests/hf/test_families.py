@@ -18,6 +18,7 @@ from sparevlm.hf import attach
 from sparevlm.hf.encode import encode
 from sparevlm.hf.families import FAMILIES, UnsupportedModelError, find_family
 from sparevlm.hf.media import IMAGE
+from sparevlm.hf.pruning import Pruning
 from sparevlm.hf.refused import REASONS
 from sparevlm.methods import SPARE, DivPrune, NoImage, RandomTokens, UniformGrid
 from sparevlm.relevance import ClipScorer
@@ -244,7 +245,9 @@ def test_separators_are_never_kept(family):
     inputs = family.inputs(ONE)
     newline = family.model.base_model.image_newline
     given = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
-    rows = encode(family.model, facts(family), IMAGE, given, spare(), hidden=False).features[0]
+    rows = encode(
+        Pruning(spare(), family.model, facts(family), None), IMAGE, given, hidden=False
+    ).features[0]
     ends = (rows == newline).all(1)
     assert ends.any()
     with torch.no_grad(), spare(int((~ends).sum()) - 1)(family.model) as handle:

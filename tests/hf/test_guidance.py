@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 
+from sparevlm.guide import Guide
 from sparevlm.hf.families import LLAVA
 from sparevlm.hf.guidance import Guidance, make_guidance
 from sparevlm.hf.loading import POCKET
@@ -170,11 +171,9 @@ def test_the_pocket_model_brings_its_clip():
 
     model, _ = load("pocket", device="cpu")
     assert tower_name(model) == str(POCKET / "clip")
-    guidance = make_guidance(
-        model, LLAVA, relevance="auto", clip=None, tokenizer=None, question=None
-    )
+    guidance = make_guidance(model, LLAVA, "clip", Guide())
     assert isinstance(guidance.scorer, ClipScorer)
-    llm = make_guidance(model, LLAVA, relevance="llm", clip=None, tokenizer=None, question=None)
+    llm = make_guidance(model, LLAVA, "clip", Guide("llm"))
     assert isinstance(llm.scorer, EmbeddingScorer)
 
 

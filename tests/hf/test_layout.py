@@ -12,6 +12,7 @@ import transformers as tf
 from sparevlm.hf.encode import encode
 from sparevlm.hf.layout import layout_of, tile_numbers
 from sparevlm.hf.media import IMAGE, VIDEO
+from sparevlm.hf.pruning import Pruning
 from sparevlm.methods import SPARE, CDPruner, FasterVLM, UniformGrid, VisionZip
 from sparevlm.relevance import ClipScorer, SiglipScorer
 from sparevlm.selection import select
@@ -44,7 +45,10 @@ def test_packed_states_project_to_the_features(name, prompt):
     family = made(name)
     with torch.no_grad():
         found = encode(
-            family.model, facts(family), IMAGE, family.inputs(prompt), UniformGrid(1), hidden=True
+            Pruning(UniformGrid(1), family.model, facts(family), None),
+            IMAGE,
+            family.inputs(prompt),
+            hidden=True,
         )
         for states, tokens in zip(found.hidden, found.tokens, strict=True):
             projected = family.model.base_model.multi_modal_projector(states)
@@ -95,7 +99,10 @@ def test_clip_beside_tiles(name):
     with torch.no_grad(), SPARE(5, strength=1.0).attach(family.model, **options) as handle:
         family.model(**family.inputs(ONE))
         found = encode(
-            family.model, facts(family), IMAGE, family.inputs(ONE), UniformGrid(1), hidden=True
+            Pruning(UniformGrid(1), family.model, facts(family), None),
+            IMAGE,
+            family.inputs(ONE),
+            hidden=True,
         )
         patches = torch.nn.functional.normalize(scorer.patches(found.hidden[0]).float(), dim=-1)
         texts = torch.nn.functional.normalize(scorer.texts("a red star").float(), dim=-1)
@@ -174,7 +181,9 @@ def test_attention_to_cells(name):
     """What a token receives is the mean of what its patches receive, with the tower run eagerly."""
     family = made(name)
     inputs = family.inputs(ONE)
-    found = encode(family.model, facts(family), IMAGE, inputs, FasterVLM(2), hidden=False)
+    found = encode(
+        Pruning(FasterVLM(2), family.model, facts(family), None), IMAGE, inputs, hidden=False
+    )
     _, given = arguments(family, inputs, IMAGE)
     tower = copy.deepcopy(family.model.base_model.vision_tower)
     tower.set_attn_implementation("eager")
@@ -211,7 +220,9 @@ def test_every_tile_its_budget_where_they_lie_side_by_side(name):
     assert handle.report[0].grid == (4, 4)
     # By hand: tiles in the order of the encoder, each unpadded by the model's own packing.
     with torch.no_grad():
-        whole = encode(family.model, facts(family), IMAGE, inputs, UniformGrid(1), hidden=False)
+        whole = encode(
+            Pruning(UniformGrid(1), family.model, facts(family), None), IMAGE, inputs, hidden=False
+        )
         _, given = arguments(family, inputs, IMAGE)
         (number,) = tile_numbers(family.model, given, [whole.tokens[0].candidates])
         rows, patches = whole.features[0], whole.tokens[0].candidates
@@ -256,7 +267,9 @@ def test_a_budget_of_all_patches_leaves_the_separators_out(name):
         family.model(**inputs)
         whole = handle.report[0]
         assert whole.after == whole.before
-        found = encode(family.model, facts(family), IMAGE, inputs, UniformGrid(1), hidden=False)
+        found = encode(
+            Pruning(UniformGrid(1), family.model, facts(family), None), IMAGE, inputs, hidden=False
+        )
     patches = int(found.tokens[0].candidates.sum())
     with torch.no_grad(), spare(patches)(family.model) as handle:
         family.model(**inputs)

@@ -8,9 +8,13 @@ import accelerate
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from sparevlm.budgets import Residual
+from sparevlm.hf.encode import encode
 from sparevlm.hf.families import FAMILIES
+from sparevlm.hf.media import VIDEO
+from sparevlm.hf.pruning import Pruning
 from sparevlm.methods import SPARE, DownsampledImage, NoImage
 from tests.families import BUILDERS
 from tests.families.common import clip
@@ -36,12 +40,20 @@ KEEP = 3
 NAMES = [name for name in sorted(BUILDERS) if facts(made(name)).video != "no"]
 # SmolVLM's processor, and the GLMs' models, take pictures or videos.
 MIXING = [n for n in NAMES if n != "smolvlm" and facts(made(n)).video != "marks"]
+# Their processors have a limit of pixels for a whole video, not for a frame.
+WHOLE = [name for name in NAMES if name.startswith(("qwen3", "glm"))]
 PROMPTS = [(name, ONE) for name in NAMES] + [(name, MIXED) for name in MIXING]
 
 
 @pytest.fixture(params=NAMES)
 def family(request):
     return made(request.param)
+
+
+def steps(family, frames):
+    """Frames, or pairs of them where a family makes one step of two."""
+    pair = getattr(family.processor.video_processor, "temporal_patch_size", 1)
+    return -(-frames // pair)
 
 
 def stock(family, inputs):
@@ -103,16 +115,46 @@ def test_equals_a_reference_by_hand(name, prompt, settings):
 
 def test_each_frame_has_its_budget_and_says_what_it_is(family):
     with torch.no_grad(), spare(KEEP)(family.model) as handle:
-        inputs = family.inputs(ONE)
-        family.model(**inputs)
-    # Of some families a pair of frames makes one step.
-    steps = int(inputs["video_grid_thw"][0, 0]) if "video_grid_thw" in inputs else 6
-    assert len(handle.report) == steps
+        family.model(**family.inputs(ONE))
+    assert len(handle.report) == steps(family, 6)
     kind = "image" if facts(family).video == "pictures" else "video"
     assert {(frame.kind, frame.row) for frame in handle.report} == {(kind, 0)}
     grids = {frame.grid for frame in handle.report[:-1]}
     (grid,) = grids
     assert grid[0] * grid[1] == handle.report[0].before
+
+
+@pytest.mark.parametrize("frames", [2, 3, 5])
+def test_videos_of_other_lengths(family, frames):
+    """Of an odd number of frames the last counts twice where two make one step."""
+    inputs = family.inputs(ONE, film=lambda i: clip(i, frames))
+    with torch.no_grad(), spare(KEEP)(family.model) as handle:
+        found = family.model(**inputs).logits
+    assert len(handle.report) == steps(family, frames)
+    expected = by_hand(family, inputs, handle.report, True)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_two_videos_of_unlike_shape(family):
+    """One wide and one high; of unlike length too, where a processor can put them together."""
+    if family.name == "molmo2":
+        pytest.skip("its processor takes one video a prompt")
+    shaped = "video_grid_thw" in family.inputs(ONE)
+    lengths = (6, 3) if shaped else (6, 6)
+
+    def film(i):
+        frames = clip(i, lengths[i])
+        return frames.swapaxes(1, 2) if i else frames
+
+    inputs = family.inputs("user : <video> <video> which one has a star ? assistant :", film=film)
+    with torch.no_grad(), spare(KEEP)(family.model) as handle:
+        found = family.model(**inputs).logits
+    assert len(handle.report) == sum(steps(family, length) for length in lengths)
+    if shaped:
+        first, last = (handle.report[i].grid for i in (0, -1))
+        assert first[0] < first[1] and last[0] > last[1]
+    expected = by_hand(family, inputs, handle.report, True)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -184,18 +226,45 @@ def joint(family, film, keep):
     return group
 
 
+def still(frames, width=160, height=120):
+    """A video that shows one scene."""
+    scene = Image.fromarray(clip(3, 1)[0]).resize((width, height))
+    return np.asarray(scene)[None].repeat(frames, 0)
+
+
+def frame_size(family, film):
+    """Height and width of the frames as the encoder gets them, in pixels or patches."""
+    inputs = family.inputs(ONE, film=film)
+    if "video_grid_thw" in inputs:
+        return inputs["video_grid_thw"][0, 1:].tolist()
+    return list(inputs.get("pixel_values_videos", inputs.get("pixel_values")).shape[-2:])
+
+
 def test_a_still_video_collapses(family):
-    """Twelve equal frames need the tokens that two need, and all come from the first."""
-    error = Residual(0.01)
-    short = joint(family, lambda i: clip(3, 1).repeat(2, 0), error)
-    still = joint(family, lambda i: clip(3, 1).repeat(12, 0), error)
-    assert still.before > 5 * short.before and still.after == short.after
-    assert still.shares[0] == still.after and not any(still.shares[1:])
+    """Twelve equal frames need the tokens that two of their size need, all from the first.
+
+    Of their size: Qwen3-VL, Qwen3.5 and the GLMs have a limit of pixels for a whole video, which
+    shrinks the frames of a longer one. These are small enough for it.
+    """
+    films = [lambda i, n=n: still(n, 48, 32) for n in (2, 12)]
+    assert frame_size(family, films[0]) == frame_size(family, films[1])
+    short, long = (joint(family, film, Residual(0.01)) for film in films)
+    assert long.before > 5 * short.before and long.after == short.after
+    assert long.shares[0] == long.after and not any(long.shares[1:])
+
+
+def test_a_still_video_of_frames_that_shrink(family):
+    """Larger frames may have to be smaller in a longer video; all tokens are the first's still."""
+    films = [lambda i, n=n: still(n) for n in (2, 12)]
+    few, many = (frame_size(family, film) for film in films)
+    assert (few > many) == (family.name in WHOLE) and (few == many) == (family.name not in WHOLE)
+    group = joint(family, films[1], Residual(0.01))
+    assert group.shares[0] == group.after and not any(group.shares[1:])
 
 
 def test_a_cut_gets_its_share(family):
     """After a cut, the first frame of the new shot is kept from, and no other of it."""
-    still = joint(family, lambda i: clip(3, 1).repeat(12, 0), Residual(0.01))
+    one = joint(family, lambda i: still(12), Residual(0.01))
 
     def film(i):
         return np.concatenate([clip(3, 1).repeat(6, 0), clip(4, 1).repeat(6, 0)])
@@ -203,7 +272,23 @@ def test_a_cut_gets_its_share(family):
     group = joint(family, film, Residual(0.01))
     cut = len(group.shares) // 2
     assert group.shares[0] > 0 and group.shares[cut] > 0
-    assert group.shares[0] + group.shares[cut] == group.after > still.after
+    assert group.shares[0] + group.shares[cut] == group.after > one.after
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5])
+def test_the_end_of_a_video_is_no_part_of_its_last_frame(frames):
+    """A separator, which is never to be kept: with one frame, too, where no other is shorter."""
+    family = made("llava_onevision")
+    inputs = family.inputs(ONE, film=lambda i: clip(i, frames))
+    with torch.no_grad():
+        found = encode(
+            Pruning(spare(), family.model, facts(family), None), VIDEO, inputs, hidden=False
+        )
+    end = family.model.base_model.image_newline
+    assert torch.equal(found.features[-1][-1], end)
+    assert [len(rows) for rows in found.features] == [4] * (frames - 1) + [5]
+    *others, last = (tokens.candidates for tokens in found.tokens)
+    assert last.tolist() == [True] * 4 + [False] and others == [None] * (frames - 1)
 
 
 def test_guidance_does_not_read_the_times_of_frames(family):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparevlm.budgets import read_budget
 from sparevlm.commands.terminal import one_line, progress, quiet, table, warn
+from sparevlm.guide import RELEVANCE
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -56,7 +57,7 @@ def add_ask(commands: Any) -> argparse.ArgumentParser:
     add("--seed", type=int, metavar="N", help="seed of methods that draw")
     add(
         "--relevance",
-        choices=("auto", "clip", "llm", "none"),
+        choices=RELEVANCE,
         help="what compares picture and question (default: auto)",
     )
     add("--compare", action="store_true", help="ask with all tokens too")

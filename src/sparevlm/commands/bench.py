@@ -9,6 +9,7 @@ from typing import Any
 
 from sparevlm.budgets import read_budget
 from sparevlm.commands.terminal import quiet
+from sparevlm.guide import RELEVANCE
 
 KEEPS = "33.3%,22.2%,11.1%,5.6%"
 SCENES = {"pocket": "plain", "dense": "dense", "pictograms": "pictograms"}
@@ -46,7 +47,7 @@ def add_bench(commands: Any) -> None:
     add("--seeds", type=int, default=3, metavar="N", help="draws of methods that draw (default: 3)")
     add("--batch", type=int, default=25, metavar="N", help="questions at a time (default: 25)")
     add("--max-new-tokens", type=int, default=16, metavar="N", help="longest answer (default: 16)")
-    add("--relevance", default="auto", choices=("auto", "clip", "llm", "none"), help="see ask")
+    add("--relevance", default="auto", choices=RELEVANCE, help="see ask")
     add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), help="of the model")
     add("--device", metavar="NAME", help="cpu, cuda, ... (default: an accelerator)")
     add("--out", required=True, type=Path, metavar="DIR", help="folder for answers and report")

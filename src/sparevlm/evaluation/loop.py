@@ -18,7 +18,7 @@ from transformers import StoppingCriteria
 from sparevlm.budgets import is_integer
 from sparevlm.chat import tokenized
 from sparevlm.evaluation.tasks import Item
-from sparevlm.hf.remember import Encodings, remembering
+from sparevlm.hf.encodings import Encodings, remembering
 from sparevlm.methods import PruningMethod, get_method, method_class
 
 CONTROLS = ("random", "uniform", "average-pool", "downsample")

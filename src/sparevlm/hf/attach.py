@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sparevlm.guide import Guide
 from sparevlm.hf.attached import Attached
 from sparevlm.hf.before import Handle
 from sparevlm.hf.decoder import Inside, check_decoder
-from sparevlm.hf.families import find_family
-from sparevlm.hf.guidance import make_guidance
+from sparevlm.hf.pruning import Pruning
 from sparevlm.methods.in_decoder import DecoderMethod
 from sparevlm.methods.staged import Staged
 from sparevlm.methods.uniform_grid import UniformGrid
@@ -55,7 +55,7 @@ def attach(
     ValueError
         If the model is not supported or pruned already, or guidance cannot be had.
     """
-    family = find_family(model)
+    guide = Guide(relevance, clip, tokenizer, question)
     first: PruningMethod
     inside: DecoderMethod | None = None
     if isinstance(method, Staged):
@@ -64,18 +64,8 @@ def attach(
         first, inside = UniformGrid(keep=1.0, per=method.per), method
     else:
         first = method
-    guidance = None
-    if "query" in first.requires:
-        guidance = make_guidance(
-            model,
-            family,
-            first.compares,
-            relevance=relevance,
-            clip=clip,
-            tokenizer=tokenizer,
-            question=question,
-        )
+    pruning = Pruning.of(first, model, guide)
     if inside is None:
-        return Handle(first, model, family, guidance)
+        return Handle(pruning)
     check_decoder(inside, model)
-    return Inside(method, inside, Handle(first, model, family, guidance, part=True))
+    return Inside(method, inside, Handle(pruning, part=True))

@@ -7,7 +7,7 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,23 +15,21 @@ from torch import Tensor
 from sparevlm.hf import stock
 from sparevlm.hf.attached import Attached
 from sparevlm.hf.expand import group_expansion
-from sparevlm.hf.memory import Memory, remember
-from sparevlm.hf.prune import Shrunk, generation_setting, shrink, uses_cache
+from sparevlm.hf.families import Family
+from sparevlm.hf.prune import Shrunk, shrink
+from sparevlm.hf.pruning import Pruning
+from sparevlm.hf.reading import generation_setting, uses_cache
+from sparevlm.hf.turns import Memory, remember
 from sparevlm.report import Report
-
-if TYPE_CHECKING:
-    from sparevlm.methods import PruningMethod
 
 
 class Handle(Attached):
     """Pruning attached to a model, before its decoder."""
 
-    def __init__(
-        self, method: PruningMethod, model: Any, family: Any, guidance: Any, *, part: bool = False
-    ) -> None:
-        super().__init__(method, model, part=part)
-        self._pruning = method
-        self.family, self._guidance = family, guidance
+    def __init__(self, pruning: Pruning, *, part: bool = False) -> None:
+        model = pruning.model
+        super().__init__(pruning.method, model, part=part)
+        self._pruning = pruning
         self._local = threading.local()  # so that threads do not see each other's calls
         self._names = list(inspect.signature(model.forward).parameters)
         self._hooks = [
@@ -40,7 +38,7 @@ class Handle(Attached):
         ]
         self._had_generate = model.__dict__.get("generate")
         self._wrapper: Any = None
-        self._grouped = group_expansion(model, family)
+        self._grouped = group_expansion(model, pruning.family)
         if hasattr(model, "generate"):
             self._stock_generate = model.generate
             model.generate = self._wrapper = self._wrapped_generate()
@@ -56,12 +54,17 @@ class Handle(Attached):
                 self._model.generate = self._had_generate
 
     def _shrink(self, kwargs: dict[str, Any], **options: Any) -> Shrunk:
-        shrunk = shrink(self._pruning, self._model, self.family, self._guidance, kwargs, **options)
+        shrunk = shrink(self._pruning, kwargs, **options)
         self._local.last = Report(shrunk.report), 1
         if shrunk.report:
             self._local.last = Report(shrunk.report), len(kwargs["input_ids"])
             self.report = Report(shrunk.report)
         return shrunk
+
+    @property
+    def family(self) -> Family:
+        """Facts about the model."""
+        return self._pruning.family
 
     @property
     def last(self) -> tuple[Report, int]:

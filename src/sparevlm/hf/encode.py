@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,10 +19,8 @@ from sparevlm.hf.families import Family, patch_grid
 from sparevlm.hf.frames import THINNING, deeper, frames_of, grids_of, thinned, video_ends
 from sparevlm.hf.layout import Layout, is_packed, layout_of, tile_numbers
 from sparevlm.hf.media import IMAGE, Modality
+from sparevlm.hf.pruning import Pruning
 from sparevlm.tokens import VisualTokens
-
-if TYPE_CHECKING:
-    from sparevlm.methods.base import PruningMethod
 
 
 @dataclass(eq=False)
@@ -91,11 +89,9 @@ class Encoded:
 
 
 def encode(
-    model: Any,
-    family: Family,
+    pruning: Pruning,
     modality: Modality,
     kwargs: dict[str, Any],
-    method: PruningMethod,
     *,
     hidden: bool,
     runs: tuple[list[int], ...] = (),
@@ -105,6 +101,7 @@ def encode(
     `hidden` asks for the encoder's states beside the features. `runs` are lengths of the runs of
     placeholders that the features may fill, for families whose tiles are such runs.
     """
+    method, model, family = pruning.method, pruning.model, pruning.family
     needs = method.requires
     if "encoder" in needs and modality is not IMAGE:
         raise ValueError(
@@ -128,6 +125,7 @@ def encode(
     with capture, _weights_here(model.base_model), _said_plainly(family, modality):
         output = encoder(**arguments, **wanted, return_dict=True)
     pixels, grids = arguments[name], grids_of(modality, arguments)
+    whole = True
     if modality is IMAGE:
         features, levels = _pictures(family, output, runs)
         sources = list(range(len(features)))
@@ -137,7 +135,6 @@ def encode(
             used = used | {THINNING}
             output, features = thinned(output, features, sources, kwargs[THINNING])
             whole = sum(len(rows) for rows in features) == len(kwargs[THINNING])
-            grids = grids if whole else None
     packed = is_packed(model, modality)
     layout = layout_of(model, family, modality, arguments, features)
     states, classes = None, [None] * len(features)
@@ -153,10 +150,10 @@ def encode(
     if lines:
         candidates = _candidates(features)
     elif grids is None and modality is not IMAGE:
-        candidates = video_ends(features)
+        candidates = video_ends(features, square=family.square)
     tokens = []
     for i, rows in enumerate(features):
-        size = grids[sources[i]] if grids is not None else None
+        size = grids[sources[i]] if grids is not None and whole else None
         grid = patch_grid(family, len(rows), size, lines=lines)
         tokens.append(VisualTokens(rows.detach(), grid, candidates[i], **fields[i]))
     stacked = pixels.ndim == 5 and pixels.shape[0] * pixels.shape[1] == len(features)

@@ -522,7 +522,7 @@ def patch_grid(
         side = math.isqrt(height * width // max(tokens, 1))
         rows, columns = height // max(side, 1), width // max(side, 1)
         return (rows, columns) if rows * columns == tokens else None
-    if not family.square or lines:
+    if not family.square or family.grids or lines:
         return None
     rows = math.isqrt(tokens)
     return (rows, rows) if rows * rows == tokens else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import torch
@@ -71,9 +72,14 @@ def thinned(
     return output, frames
 
 
-def video_ends(frames: list[Tensor]) -> list[Tensor | None]:
-    """False for what stands after the last of the frames of equal size; on the CPU."""
+def video_ends(frames: list[Tensor], *, square: bool) -> list[Tensor | None]:
+    """False for what stands after the last of the frames of equal size; on the CPU.
+
+    `square`: frames are squares, which tells the end of a video that has only one.
+    """
     rows = min((len(frame) for frame in frames), default=0)
+    if square and rows > 1 and math.isqrt(rows - 1) ** 2 == rows - 1:
+        rows -= 1
     return [torch.arange(len(frame)) < rows if len(frame) > rows else None for frame in frames]
 
 

@@ -6,11 +6,12 @@ import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from sparevlm.guide import Guide
 from sparevlm.hf.families import Family
 from sparevlm.relevance import (
     EmbeddingScorer,
@@ -69,42 +70,27 @@ def last_question(text: str, family: Family) -> str:
 
 
 def make_guidance(
-    model: Any,
-    family: Family,
-    compares: str = "clip",
-    *,
-    relevance: str,
-    clip: Any,
-    tokenizer: Any,
-    question: str | None,
+    model: Any, family: Family, compares: Literal["clip", "llm"], guide: Guide
 ) -> Guidance | None:
-    """Find what `relevance` asks for.
+    """Find what a guide asks for.
 
     Parameters
     ----------
+    model
+        A supported transformers model.
+    family : Family
+        Facts about it.
     compares : "clip" or "llm"
         What "auto" means to the method.
-    relevance : "auto", "clip", "llm" or "none"
-        "clip" loads, and downloads where it must, the text tower; "auto" takes it where it is at
-        hand and goes without otherwise.
-    clip : CLIPModel, SiglipModel, TowerScorer, str or None
-        The matching image-text model or where to load it from; None: found by the vision tower.
-    tokenizer
-        The language model's tokenizer, or a processor that has one; None: loaded from where the
-        model came from.
-    question : str or None
-        The question of every prompt; None: read off the prompt.
+    guide : Guide
 
     Raises
     ------
     ValueError
-        If a value is not allowed, or what was asked for by name cannot be had.
+        If what was asked for by name cannot be had.
     """
-    if relevance not in ("auto", "clip", "llm", "none"):
-        raise ValueError(
-            f'relevance={relevance!r} is not known: give "auto", "clip", "llm" or "none"'
-        )
-    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+    tokenizer = getattr(guide.tokenizer, "tokenizer", guide.tokenizer)
+    relevance, clip, question = guide.relevance, guide.clip, guide.question
     if relevance == "none":
         return None
     if relevance == "llm" or (relevance == "auto" and compares == "llm" and clip is None):
@@ -121,15 +107,18 @@ def make_guidance(
             raise ValueError(
                 "guidance by the question is not possible: " + " ".join(str(error).split())
             ) from error
-        known = tower_name(model) is not None
-        why, choice = (
-            ("no matching CLIP is at hand", 'relevance "clip" to download it')
-            if known
-            else ("no text tower is known for this vision tower", 'relevance "llm"')
-        )
-        warn(f'guidance by the question is off, because {why}: choose {choice}, or guidance "none"')
+        _say_it_is_off(model)
         return None
     return Guidance(scorer, tokenizer, family, question)
+
+
+def _say_it_is_off(model: Any) -> None:
+    why, choice = (
+        ("no text tower is known for this vision tower", 'relevance "llm"')
+        if tower_name(model) is None
+        else ("no matching CLIP is at hand", 'relevance "clip" to download it')
+    )
+    warn(f'guidance by the question is off, because {why}: choose {choice}, or guidance "none"')
 
 
 def _clip_scorer(model: Any, clip: Any, *, download: bool) -> TowerScorer:

@@ -9,6 +9,24 @@ from torch import Tensor
 
 from sparevlm.hf import stock
 from sparevlm.hf.gather import default_positions
+from sparevlm.hf.media import is_any_of
+from sparevlm.hf.reading import Prompt
+
+
+def prompt_positions(
+    model: Any, prompt: Prompt, codes: tuple[int, ...], places: dict[str, Tensor]
+) -> Tensor:
+    """Positions [3, B, L - cached] of what of a prompt is not cached.
+
+    `codes` are those of the kinds of input that are new, `places` their grids and times. Marks of
+    other kinds count as words: a model may say them.
+    """
+    new, mask = prompt.ids[:, prompt.start :], prompt.mask
+    if mask is not None:
+        mask = mask[:, mask.shape[1] - new.shape[1] :]
+    types = prompt.types[:, prompt.start :]
+    begin = prompt.prefix.start[:, None].cpu() if prompt.prefix else 0
+    return axes_positions(model, new, types * is_any_of(types, codes), mask, places, begin)
 
 
 def axes_positions(

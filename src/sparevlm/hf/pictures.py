@@ -13,8 +13,9 @@ from torch import Tensor
 from sparevlm.budgets import Residual, is_integer
 from sparevlm.hf.encode import Encoded
 from sparevlm.hf.families import Family, patch_grid
-from sparevlm.hf.guidance import Guidance
 from sparevlm.hf.media import IMAGE, mark
+from sparevlm.hf.pruning import Pruning
+from sparevlm.hf.reading import Prompt
 from sparevlm.report import ImageReport, Timer
 from sparevlm.tokens import Query, Reduction, VisualTokens, check_form, check_indices, joined
 
@@ -100,21 +101,13 @@ class Picture:
         )
 
 
-def locate(
-    model: Any,
-    family: Family,
-    encoded: Encoded,
-    ids: Tensor,
-    placeholders: Tensor,
-    start: int,
-    *,
-    tiles: bool,
-) -> list[Picture]:
-    """Find the columns of each encoded entry; those before column `start` are left out.
+def locate(pruning: Pruning, encoded: Encoded, prompt: Prompt, *, tiles: bool) -> list[Picture]:
+    """Find the columns of each encoded entry; those that are cached are left out.
 
-    ids [B, L] are the prompts, placeholders [B, L], bool, those of the modality; both on the CPU.
     `tiles`: each tile by itself, where a picture comes as several.
     """
+    model, family = pruning.model, pruning.family
+    placeholders, start = prompt.of(encoded.modality), prompt.start
     length = placeholders.shape[1]
     given, unit = encoded.count, encoded.modality.unit
     new = placeholders.clone()
@@ -150,7 +143,7 @@ def locate(
             for number in numbers.unique():
                 part = numbers == number
                 found.append(tile.at(part, patch_grid(family, int(part.sum()))))
-        elif found and not tiles and not begins and _same(family, ids, found[-1], tile):
+        elif found and not tiles and not begins and _same(family, prompt.ids, found[-1], tile):
             found[-1] = found[-1].joined_with(tile)
         else:
             found.append(tile)
@@ -190,17 +183,14 @@ def runs_of(placeholders: Tensor) -> list[int]:
 
 
 def reduce_pictures(
-    method: PruningMethod,
-    guidance: Guidance | None,
-    pictures: list[Picture],
-    ids: Tensor,
-    words: Tensor,
+    pruning: Pruning, pictures: list[Picture], ids: Tensor, words: Tensor
 ) -> tuple[list[Kept], list[ImageReport]]:
     """Reduce each picture, or all pictures and frames of a prompt together.
 
     ids [B, L] are the prompts, words [B, L] True where a token is neither placeholder nor padding.
     The host reads what was kept once, of all pictures.
     """
+    method, guidance = pruning.method, pruning.guidance
     groups: list[list[Picture]] = []
     for picture in pictures:
         if method.per == "prompt" and groups and groups[-1][0].row == picture.row:

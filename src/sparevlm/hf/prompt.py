@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sparevlm.hf.gather import Columns, Side, default_positions, padding_side, remaining
-from sparevlm.hf.memory import Memory, Prefix
+from sparevlm.hf.turns import Memory, Prefix
 
 _PER_TOKEN = {"labels": -100, "token_type_ids": 0, "mm_token_type_ids": 0}
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any, NamedTuple
 
+from sparevlm.guide import RELEVANCE
 from sparevlm.methods import PruningMethod, list_methods, method_class, read_method
 
-RELEVANCE = ("auto", "clip", "llm", "none")
 UNPRUNED = "none"
 
 

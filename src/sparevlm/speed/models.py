@@ -12,9 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from sparevlm import hf
+from sparevlm.guide import Guide
 from sparevlm.hf.encode import encode
 from sparevlm.hf.families import find_family
 from sparevlm.hf.media import IMAGE, placeholder_ids
+from sparevlm.hf.pruning import Pruning
 from sparevlm.methods import RandomTokens
 from sparevlm.relevance import load_clip, tower_name
 from sparevlm.speed.shapes import SHAPES
@@ -74,11 +76,8 @@ class Subject:
 
     def _tokens(self, given: dict[str, Tensor]) -> int:
         with torch.no_grad():
-            found = encode(
-                self.model, find_family(self.model), IMAGE, given, RandomTokens(keep=1.0),
-                hidden=False,
-            )  # fmt: skip
-        return found.count
+            pruning = Pruning.of(RandomTokens(keep=1.0), self.model, Guide())
+            return encode(pruning, IMAGE, given, hidden=False).count
 
     def _specials(self) -> list[int]:
         """Ids that the model reads as something else than a word."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sparevlm import SPARE, DivPrune, FasterVLM, KCenter
-from sparevlm.hf.remember import remembering
+from sparevlm.hf.encodings import remembering
 from tests.hf.conftest import ONE
 
 

@@ -1,0 +1,50 @@
+"""What is done to each call of a model: one record, from `attach` down to the encoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sparevlm.guide import Guide
+from sparevlm.hf.families import Family, find_family
+from sparevlm.hf.guidance import Guidance, make_guidance
+
+if TYPE_CHECKING:
+    from sparevlm.methods.base import PruningMethod
+
+
+@dataclass(frozen=True, eq=False)
+class Pruning:
+    """A method at work on a model.
+
+    Attributes
+    ----------
+    method : PruningMethod
+        One that works before the language model.
+    model
+        A supported transformers model.
+    family : Family
+        Facts about it.
+    guidance : Guidance or None
+        What compares the question with the picture, for methods that ask.
+    """
+
+    method: PruningMethod
+    model: Any
+    family: Family
+    guidance: Guidance | None
+
+    @classmethod
+    def of(cls, method: PruningMethod, model: Any, guide: Guide) -> Pruning:
+        """Find what the method needs.
+
+        Raises
+        ------
+        ValueError
+            If the model is not supported, or guidance cannot be had.
+        """
+        family = find_family(model)
+        guidance = None
+        if "query" in method.requires:
+            guidance = make_guidance(model, family, method.compares, guide)
+        return cls(method, model, family, guidance)
