@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sparevlm.hf import family_facts
-from sparevlm.hf.refused import REASONS
+from sparevlm.hf.supported import REASONS
 from sparevlm.methods import PruningMethod, list_methods, method_class, works_with
 
 TARGET = Path(__file__).with_name("methods.md")
@@ -43,7 +43,7 @@ models that make their queries in a way of their own.
 
 MODELS_HEAD = """# Model families
 
-Written by `make docs` from `hf/families.py`; do not edit. Each family passes one test matrix on the
+Written by `make docs` from `families.py`; do not edit. Each family passes one test matrix on the
 oldest and the newest transformers that are supported, with tiny random models and the family's real
 processor; what of it cannot be imported without torchvision (all video processors, and the image
 processors of Perception LM, Command A Vision, Gemma 4 unified, LFM2-VL, Kimi and Molmo 2) has a

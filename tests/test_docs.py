@@ -16,7 +16,7 @@ import torch
 import sparevlm
 from sparevlm import cli
 from sparevlm.evaluation.published import published
-from sparevlm.hf.families import FAMILIES, Family
+from sparevlm.families import FAMILIES, Family
 from sparevlm.methods import get_method, list_methods
 from sparevlm.methods.base import _REGISTRY
 from sparevlm.tokens import VisualTokens

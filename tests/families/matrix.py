@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from sparevlm.hf.families import FAMILIES
+from sparevlm.families import FAMILIES
 from sparevlm.methods import SPARE
 from tests.families import BUILDERS
 

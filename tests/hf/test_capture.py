@@ -9,8 +9,8 @@ import torch
 from transformers import LlavaConfig, LlavaForConditionalGeneration, SiglipVisionConfig
 
 from sparevlm.encoder import AttentionOf, layer_index
+from sparevlm.families import FAMILIES
 from sparevlm.hf.encode import encode
-from sparevlm.hf.families import FAMILIES
 from sparevlm.hf.media import IMAGE
 from sparevlm.hf.pruning import Pruning
 from sparevlm.methods import PruningMethod

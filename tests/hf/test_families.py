@@ -14,12 +14,12 @@ from transformers import StaticCache
 from transformers.models.auto import modeling_auto as auto
 
 from sparevlm.budgets import Residual
+from sparevlm.families import FAMILIES
 from sparevlm.hf import attach
 from sparevlm.hf.encode import encode
-from sparevlm.hf.families import FAMILIES, UnsupportedModelError, find_family
 from sparevlm.hf.media import IMAGE
 from sparevlm.hf.pruning import Pruning
-from sparevlm.hf.refused import REASONS
+from sparevlm.hf.supported import REASONS, UnsupportedModelError, find_family
 from sparevlm.methods import SPARE, DivPrune, NoImage, RandomTokens, UniformGrid
 from sparevlm.relevance import ClipScorer
 from tests.families import BUILDERS

@@ -7,8 +7,8 @@ import warnings
 import pytest
 import torch
 
+from sparevlm.families import LLAVA
 from sparevlm.guide import Guide
-from sparevlm.hf.families import LLAVA
 from sparevlm.hf.guidance import Guidance, make_guidance
 from sparevlm.hf.loading import POCKET
 from sparevlm.methods import SPARE

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from sparevlm.budgets import Residual
+from sparevlm.families import FAMILIES
 from sparevlm.hf.encode import encode
-from sparevlm.hf.families import FAMILIES
 from sparevlm.hf.media import VIDEO
 from sparevlm.hf.pruning import Pruning
 from sparevlm.methods import SPARE, DownsampledImage, NoImage

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sparevlm import SPARE, load
-from sparevlm.hf.families import FAMILIES
+from sparevlm.families import FAMILIES
 from sparevlm.pocket.scenes import draw_scene
 
 pytestmark = pytest.mark.hub

@@ -12,17 +12,20 @@ from sparevlm.serving import metrics
 from sparevlm.serving.item import Item
 from sparevlm.serving.places import OnGrid, OnLine
 from sparevlm.serving.settings import read_settings
-from sparevlm.tokens import VisualTokens
+from sparevlm.tokens import Reduction, VisualTokens
 
 WIDTH = 8
 PICTURE = 9  # token id of a placeholder
 
 
-def config(asked=True, room=64):
+def config(asked=True, room=64, kind="llava"):
     return SimpleNamespace(
         scheduler_config=SimpleNamespace(max_num_encoder_input_tokens=room),
         model_config=SimpleNamespace(
-            uses_mrope=asked, get_inputs_embeds_size=lambda: WIDTH, hf_config=None, model="none"
+            uses_mrope=asked,
+            get_inputs_embeds_size=lambda: WIDTH,
+            model="none",
+            hf_config=SimpleNamespace(model_type=kind),
         ),
     )
 
@@ -99,6 +102,54 @@ def pictures(*seeds, total=24):
 
 def kept(one, rows):
     return one.settings.method.reduce(VisualTokens(rows)).indices
+
+
+@pytest.mark.parametrize("wrong", [[5, 3], [3, 3], [2, 30], [2, 4]])
+def test_a_method_that_breaks_its_contract_ends_no_server(monkeypatch, caplog, wrong):
+    """As transformers checks it: ascending, distinct, within the picture, no separators."""
+    model = Line(vllm_config=config(asked=False, kind="llava_next"))
+    model.image_newline = torch.full((WIDTH,), 7.0)
+    (rows,) = pictures(0)
+    rows[[4, 9]] = 7.0  # the ends of lines
+    one = item(2)
+    broken = lambda self, tokens: Reduction(torch.tensor(wrong))  # noqa: E731
+    monkeypatch.setattr(type(one.settings.method), "reduce", broken)
+    (found,) = model.embed_multimodal(pixel_values=[rows], sparevlm=[one.to_tensor()])
+    assert len(found) == 2 and not (found == 7.0).all(-1).any()
+    assert "evenly spaced tokens were kept of a picture: SPARE.reduce" in caplog.text
+
+
+def test_the_record_of_the_family_says_separators_and_grid():
+    rows, size = torch.randn(24, WIDTH), {"image_grid_thw": torch.tensor([[1, 8, 12]])}
+    line = Line(vllm_config=config(kind="llava"))
+    assert line.candidates(rows) is None and line.grid(rows[:16], {}) == (4, 4)
+    ends = Line(vllm_config=config(kind="llava_next"))
+    ends.image_newline = rows[5]
+    assert (~ends.candidates(rows)).nonzero()[:, 0].tolist() == [5]
+    assert ends.grid(rows[:16], {}) is None
+    assert OnGrid.grid(Grid(vllm_config=config(kind="qwen2_5_vl")), rows, size) == (4, 6)
+
+
+def test_a_method_that_compares_in_the_language_models_space(monkeypatch):
+    """It does so on a model whose CLIP is at hand too."""
+
+    class Tower:
+        def query(self, *given):
+            raise AssertionError("the tower was asked")
+
+    model = Line(vllm_config=config())
+    questions = model._questions
+    questions.__dict__.update(_tower=Tower(), _states=torch.zeros(1, 24, 4))
+    questions.__dict__["_tokenizer"] = SimpleNamespace(encode=lambda text, **options: [3, 4])
+    embed = torch.nn.Embedding(9, WIDTH)
+    model.get_language_model = lambda: SimpleNamespace(embed_input_ids=embed)
+    (rows,) = pictures(0)
+    settings = read_settings({"keep": 5, "guidance": "anti"}, positions=("original",))
+    asked = type(settings)(settings.method, "what is it ?")
+    with pytest.raises(AssertionError, match="the tower was asked"):
+        questions.query(asked, rows, 0)
+    monkeypatch.setattr(type(settings.method), "compares", "llm")
+    assert questions.query(asked, rows, 0).source == "llm"
 
 
 def test_each_picture_by_its_own_item():

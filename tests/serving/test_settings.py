@@ -131,6 +131,11 @@ def test_every_method_that_can_be_served_gives_the_number_it_promised():
         assert len(found.indices) == 7, name
 
 
+def test_methods_inside_the_decoder_are_refused_for_the_true_reason():
+    with pytest.raises(ValueError, match="fastv works between the layers of the language model"):
+        read({"keep": 7, "method": "fastv"})
+
+
 def test_pictures_are_encoded_a_few_at_a_time():
     sizes = [196] * 300
     runs = list(batches(sizes, 512))

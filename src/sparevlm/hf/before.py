@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparevlm.families import Family
 from sparevlm.hf import stock
 from sparevlm.hf.attached import Attached
 from sparevlm.hf.expand import group_expansion
-from sparevlm.hf.families import Family
 from sparevlm.hf.prune import Shrunk, shrink
 from sparevlm.hf.pruning import Pruning
 from sparevlm.hf.reading import generation_setting, uses_cache

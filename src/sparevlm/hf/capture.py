@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from sparevlm.encoder import AttentionOf, Layer, Projector, layer_index
+from sparevlm.families import Family
 from sparevlm.hf import stock
-from sparevlm.hf.families import Family
 from sparevlm.hf.layout import Layout, class_tokens
 
 

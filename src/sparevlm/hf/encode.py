@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sparevlm.families import Family, patch_grid
 from sparevlm.hf import stock
 from sparevlm.hf.capture import Capture
-from sparevlm.hf.families import Family, patch_grid
 from sparevlm.hf.frames import THINNING, deeper, frames_of, grids_of, thinned, video_ends
 from sparevlm.hf.layout import Layout, is_packed, layout_of, tile_numbers
 from sparevlm.hf.media import IMAGE, Modality
@@ -153,7 +153,7 @@ def encode(
         candidates = video_ends(features, square=family.square)
     tokens = []
     for i, rows in enumerate(features):
-        size = grids[sources[i]] if grids is not None and whole else None
+        size = grids[sources[i]].tolist() if grids is not None and whole else None
         grid = patch_grid(family, len(rows), size, lines=lines)
         tokens.append(VisualTokens(rows.detach(), grid, candidates[i], **fields[i]))
     stacked = pixels.ndim == 5 and pixels.shape[0] * pixels.shape[1] == len(features)

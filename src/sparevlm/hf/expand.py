@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from sparevlm.families import Family
 from sparevlm.hf import stock
-from sparevlm.hf.families import Family
 from sparevlm.hf.media import MODALITIES, token_types
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,8 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from sparevlm.families import Family, last_question
 from sparevlm.guide import Guide
-from sparevlm.hf.families import Family
 from sparevlm.relevance import (
     EmbeddingScorer,
     Scorer,
@@ -53,20 +52,6 @@ class Guidance:
         """The last thing that the user asks in a prompt [M], without the template's role marks."""
         text = self.tokenizer.decode(ids.tolist(), skip_special_tokens=True)
         return last_question(text, self.family)
-
-
-def last_question(text: str, family: Family) -> str:
-    """The last thing that the user asks in a prompt, without the template's role marks."""
-    marks = list(re.finditer(family.question, text))
-    ends = [*[mark.start() for mark in marks[1:]], len(text)][: len(marks)]
-    # An answer that was begun, or is scored, is no question.
-    asked = [
-        text[mark.end() : end].strip()
-        for mark, end in zip(marks, ends, strict=True)
-        if not mark.group().lower().startswith(("assistant", "system", "[/"))
-    ]
-    pieces = asked or [text.strip()]
-    return next((piece for piece in reversed(pieces) if piece), "")
 
 
 def make_guidance(

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sparevlm.families import Family
 from sparevlm.hf import stock
-from sparevlm.hf.families import Family
 from sparevlm.hf.media import IMAGE, Modality
 
 Layout = Callable[[Tensor], "list[Tensor] | None"]

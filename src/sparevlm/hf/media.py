@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparevlm.hf.families import Family
+from sparevlm.families import Family
 
 
 @dataclass(frozen=True)

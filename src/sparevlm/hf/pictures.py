@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from sparevlm.budgets import Residual, is_integer
+from sparevlm.families import Family, patch_grid
 from sparevlm.hf.encode import Encoded
-from sparevlm.hf.families import Family, patch_grid
 from sparevlm.hf.media import IMAGE, mark
 from sparevlm.hf.pruning import Pruning
 from sparevlm.hf.reading import Prompt

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sparevlm.families import Family
 from sparevlm.guide import Guide
-from sparevlm.hf.families import Family, find_family
 from sparevlm.hf.guidance import Guidance, make_guidance
+from sparevlm.hf.supported import find_family
 
 if TYPE_CHECKING:
     from sparevlm.methods.base import PruningMethod

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from sparevlm.families import Family
 from sparevlm.hf import stock
-from sparevlm.hf.families import Family
 from sparevlm.hf.media import MODALITIES, VIDEO, Modality, placeholder_ids, token_types
 from sparevlm.hf.turns import Prefix, cached_prefix, recall
 

@@ -1,15 +1,9 @@
 """Pruning inside stock vLLM: a plugin that vLLM finds by its entry point, off unless asked for."""
 
-# Kept apart from the classes so that registering imports neither torch nor vLLM's models.
-FAMILIES = {
-    "LlavaForConditionalGeneration": "PrunedLlava",
-    "LlavaNextForConditionalGeneration": "PrunedLlavaNext",
-    "LlavaOnevisionForConditionalGeneration": "PrunedLlavaOnevision",
-    "Qwen2VLForConditionalGeneration": "PrunedQwen2VL",
-    "Qwen2_5_VLForConditionalGeneration": "PrunedQwen2_5_VL",
-    "Qwen3VLForConditionalGeneration": "PrunedQwen3VL",
-    "InternVLForConditionalGeneration": "PrunedInternVL",
-}
+from sparevlm.families import FAMILIES
+
+# vLLM's class -> ours. Registering imports neither torch nor vLLM's models.
+CLASSES = {family.classes[0]: family.vllm for family in FAMILIES.values() if family.vllm}
 
 
 def register() -> None:
@@ -24,6 +18,6 @@ def register() -> None:
     from sparevlm.serving.metrics import begin
 
     begin()
-    for architecture, name in FAMILIES.items():
+    for architecture, name in CLASSES.items():
         ModelRegistry.register_model(architecture, f"sparevlm.serving.models:{name}")
         MODELS_CONFIG_MAP[architecture] = PruningConfig

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparevlm.families import FAMILIES, patch_grid
 from sparevlm.methods import PruningMethod
 from sparevlm.serving import metrics
 from sparevlm.serving.item import Item
 from sparevlm.serving.question import Questions
 from sparevlm.serving.settings import KEY
-from sparevlm.tokens import Reduction, VisualTokens
+from sparevlm.tokens import Reduction, VisualTokens, check_form, check_indices
 
 log = logging.getLogger("vllm.sparevlm")
 
@@ -24,8 +24,8 @@ log = logging.getLogger("vllm.sparevlm")
 class Pruned:
     """Mixin of a vLLM model: `embed_multimodal` gives the kept rows of each picture.
 
-    A family says how its arguments fall apart into pictures (`counts`, `flat`), which rows are
-    separators, and what grid the others form.
+    A class says how its arguments fall apart into pictures (`counts`, `flat`); which rows are
+    separators, and what grid the others form, the record of its family does.
     """
 
     # Argument whose rows several pictures share, beside those with one row a picture.
@@ -36,6 +36,7 @@ class Pruned:
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
         self._room = vllm_config.scheduler_config.max_num_encoder_input_tokens
+        self._family = FAMILIES[vllm_config.model_config.hf_config.model_type]
         self._questions = Questions(self, vllm_config.model_config)
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
@@ -83,12 +84,15 @@ class Pruned:
 
     def candidates(self, features: Tensor) -> Tensor | None:
         """False [N] for separators among the rows of a picture; None: there are none."""
-        return None
+        if not self._family.newline:
+            return None
+        newline: Tensor = self.image_newline  # type: ignore[attr-defined]
+        return (features != newline.to(features.dtype)).any(-1)
 
     def grid(self, features: Tensor, one: Mapping[str, Any]) -> tuple[int, int] | None:
         """Rows and columns that the tokens of a picture form."""
-        side = math.isqrt(len(features))
-        return (side, side) if side**2 == len(features) else None
+        sizes = one["image_grid_thw"][0].tolist() if self._family.grids else None
+        return patch_grid(self._family, len(features), sizes, lines=self._family.newline)
 
     def placed(
         self, item: Item, rows: Tensor, indices: Tensor, grid: tuple[int, int] | None
@@ -121,9 +125,13 @@ class Pruned:
 
 
 def _reduced(method: PruningMethod, tokens: VisualTokens, count: int) -> Reduction:
-    """What the method keeps; features with NaN in them must not end the server for all others."""
+    """What the method keeps; a NaN, or a method that breaks its contract, ends no server."""
+    who = type(method).__name__
     try:
-        return method.reduce(tokens)
+        reduction = method.reduce(tokens)
+        check_form(reduction, tokens, who)
+        check_indices(reduction.indices, tokens, who)
+        return reduction
     except ValueError as error:
         log.warning("evenly spaced tokens were kept of a picture: %s", error)
         there = tokens.candidate_indices()

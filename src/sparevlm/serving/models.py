@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
 from vllm.model_executor.models import interns1, llava, llava_next, llava_onevision
 from vllm.model_executor.models import qwen2_5_vl as qwen25
 from vllm.model_executor.models import qwen2_vl as qwen2
@@ -69,23 +68,10 @@ class LlavaNextProcessor(PruningProcessor, llava_next.LlavaNextMultiModalProcess
     """Stock, with pruning."""
 
 
-class _Lines(OnLine):
-    """Mixin of models that put one and the same row at the end of each line of patches."""
-
-    def candidates(self, features: Tensor) -> Tensor | None:
-        """See `Pruned`."""
-        newline: Tensor = self.image_newline  # type: ignore[attr-defined]
-        return (features != newline.to(features.dtype)).any(-1)
-
-    def grid(self, features: Tensor, one: Mapping[str, Any]) -> tuple[int, int] | None:
-        """See `Pruned`: tiles of two sizes form none."""
-        return None
-
-
 @MULTIMODAL_REGISTRY.register_processor(
     LlavaNextProcessor, info=LlavaNextInfo, dummy_inputs=llava.LlavaDummyInputsBuilder
 )
-class PrunedLlavaNext(_Lines, llava_next.LlavaNextForConditionalGeneration):
+class PrunedLlavaNext(OnLine, llava_next.LlavaNextForConditionalGeneration):
     """LLaVA-NeXT."""
 
 
@@ -102,7 +88,7 @@ class LlavaOnevisionProcessor(PruningProcessor, llava_onevision.LlavaOnevisionMu
     info=LlavaOnevisionInfo,
     dummy_inputs=llava_onevision.LlavaOnevisionDummyInputsBuilder,
 )
-class PrunedLlavaOnevision(_Lines, llava_onevision.LlavaOnevisionForConditionalGeneration):
+class PrunedLlavaOnevision(OnLine, llava_onevision.LlavaOnevisionForConditionalGeneration):
     """LLaVA-OneVision; its videos are not pruned."""
 
 
@@ -171,7 +157,3 @@ class PrunedInternVL(OnLine, interns1.InternS1ForConditionalGeneration):
         """See `Pruned`: tiles."""
         found: list[int] = kwargs["image_num_patches"].tolist()
         return found
-
-    def tokens(self, one: Mapping[str, Any]) -> int:
-        """See `Pruned`."""
-        return int(one["image_num_patches"].sum()) * self.num_image_token

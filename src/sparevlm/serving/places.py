@@ -178,12 +178,6 @@ class OnGrid(Placed):
         found: list[int] = kwargs["image_grid_thw"].prod(-1).tolist()
         return found
 
-    def grid(self, features: Tensor, one: Any) -> tuple[int, int] | None:
-        """See `Pruned`."""
-        side: int = self.config.vision_config.spatial_merge_size  # type: ignore[attr-defined]
-        _, rows, columns = one["image_grid_thw"][0].tolist()
-        return rows // side, columns // side
-
     def numbers(self, indices: Tensor, grid: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
         """See `Placed`: row and column."""
         assert grid is not None

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sparevlm.hf.families import FAMILIES
-from sparevlm.hf.guidance import last_question
+from sparevlm.families import FAMILIES, last_question
 from sparevlm.relevance import EmbeddingScorer, TowerScorer, load_clip, tower_name
 from sparevlm.tokens import Query
 
@@ -29,8 +28,8 @@ def question_in(tokenizer: Any, config: Any, prompt: list[int]) -> str:
 class Questions:
     """Compares pictures with questions in a worker.
 
-    In the space of the vision tower's CLIP or SigLIP where the picture is one grid and the text
-    tower is on the disk, in the space of the language model otherwise.
+    In the space of the vision tower's CLIP or SigLIP where the method compares there, the picture
+    is one grid and the text tower is on the disk; in the space of the language model otherwise.
 
     Parameters
     ----------
@@ -89,7 +88,8 @@ class Questions:
         """Picture and question in one space; `place` is the picture's in the encoder's batch."""
         if not settings.question:
             return None
-        if self._tower is not None and self._states is not None:
+        towers = settings.method.compares == "clip"
+        if towers and self._tower is not None and self._states is not None:
             return self._tower.query(
                 features, self._states[place], settings.question, torch.zeros(0)
             )

@@ -140,15 +140,22 @@ def _class(name: Any) -> type[PruningMethod]:
     except ValueError:
         raise ValueError(f"{KEY}: no method is named {name!r}: give one of {there}") from None
     if cls.name not in servable():
-        missing = sorted(cls.needs - {"query"})
-        why = (
-            f"needs {' and '.join(missing).replace('_', ' ')}, which vLLM's vision encoder does "
-            "not give out"
-            if missing
-            else "keeps no number of tokens that is known beforehand"
-        )
-        raise ValueError(f"{KEY}: {cls.name} {why}: give one of {there}")
+        raise ValueError(f"{KEY}: {cls.name} {_why_not(cls)}: give one of {there}")
     return cls
+
+
+def _why_not(cls: type[PruningMethod]) -> str:
+    """Why a server cannot run a method."""
+    if cls.inside:
+        return (
+            "works between the layers of the language model, which in vLLM share one length of the "
+            "KV cache"
+        )
+    missing = sorted(cls.needs - {"query"})
+    if missing:
+        needs = " and ".join(missing).replace("_", " ")
+        return f"needs {needs}, which vLLM's vision encoder does not give out"
+    return "keeps no number of tokens that is known beforehand"
 
 
 def _check(method: PruningMethod, positions: tuple[str, ...]) -> None:

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from sparevlm.hf import stock
-from sparevlm.hf.families import find_family
 from sparevlm.hf.media import placeholder_ids
+from sparevlm.hf.supported import find_family
 from sparevlm.methods import UniformGrid
 from sparevlm.methods.base import PruningMethod
 from sparevlm.methods.in_decoder import DecoderMethod

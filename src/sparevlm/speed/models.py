@@ -14,9 +14,9 @@ from torch import Tensor
 from sparevlm import hf
 from sparevlm.guide import Guide
 from sparevlm.hf.encode import encode
-from sparevlm.hf.families import find_family
 from sparevlm.hf.media import IMAGE, placeholder_ids
 from sparevlm.hf.pruning import Pruning
+from sparevlm.hf.supported import find_family
 from sparevlm.methods import RandomTokens
 from sparevlm.relevance import load_clip, tower_name
 from sparevlm.speed.shapes import SHAPES

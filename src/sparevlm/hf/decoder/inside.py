@@ -27,8 +27,8 @@ from sparevlm.hf.decoder.held import (
 )
 from sparevlm.hf.decoder.probe import KeyTap, LayerProbe, Taken
 from sparevlm.hf.decoder.shorter import kept_columns, rotary_of, shorter_mask, spread, visible
-from sparevlm.hf.families import find_family
 from sparevlm.hf.media import token_types
+from sparevlm.hf.supported import find_family
 from sparevlm.methods.in_decoder import LayerTokens, averaged, check_chosen
 from sparevlm.report import ImageReport, Report, Timer
 

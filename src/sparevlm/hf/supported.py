@@ -1,9 +1,12 @@
-"""Why a model is not supported: a sentence for each kind."""
+"""Which models are supported, and a sentence for each kind that is not."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
+
+from sparevlm.families import FAMILIES, Family
 from sparevlm.hf import stock
 
 _MROPE = "its positions have several axes (M-RoPE), which pruning does not carry over yet"
@@ -99,3 +102,43 @@ def why_not(model: Any) -> str:
     if not stock.takes_features(model):
         return _REWRITTEN
     return "its layout of visual tokens has not been tested yet"
+
+
+class UnsupportedModelError(ValueError):
+    """The model belongs to no family that is supported; the message says why."""
+
+
+def find_family(model: Any) -> Family:
+    """Facts of a model's family.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If there are none, or the installed transformers cannot take pruned features for it.
+    """
+    kind = type(model).__name__
+    supported = ", ".join(sorted(f.classes[0] for f in FAMILIES.values()))
+    config = getattr(model, "config", None)
+    family = FAMILIES.get(getattr(config, "model_type", ""))
+    if not isinstance(model, torch.nn.Module) or config is None:
+        raise UnsupportedModelError(f"{kind} is no transformers model: give one of {supported}")
+    stock.check_version()
+    if _is_remote(model):
+        raise UnsupportedModelError(
+            f"{kind} comes from a repository's own code (trust_remote_code), of which nothing is "
+            f"known: load it with the class in transformers; supported are {supported}"
+        )
+    if family is None or kind not in family.classes:
+        raise UnsupportedModelError(
+            f"{kind} is not supported: {why_not(model)}; supported are {supported}"
+        )
+    if not stock.takes_features(model):
+        raise UnsupportedModelError(
+            f"{kind}.forward takes no pruned features in transformers {stock.installed()}: install "
+            f"transformers >= {stock.OLDEST}"
+        )
+    return family
+
+
+def _is_remote(model: Any) -> bool:
+    return type(model).__module__.startswith("transformers_modules.")

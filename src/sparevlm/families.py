@@ -1,16 +1,12 @@
-"""Facts about the model families: data, and the sentence for a model that is none of them."""
+"""Facts about the model families, for every engine: data, and what follows from it alone."""
 
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
-
-import torch
-from torch import Tensor
-
-from sparevlm.hf import stock
-from sparevlm.hf.refused import why_not
 
 
 @dataclass(frozen=True)
@@ -60,6 +56,8 @@ class Family:
     text : str
         What kind of image-text model the vision tower comes from, for people; "" where its text
         tower is not to be had.
+    vllm : str
+        The class of `sparevlm.serving.models` that serves it in vLLM; "" where none does.
     tokens, frame : str
         Visual tokens of a picture, and of a frame of a video, for people.
     """
@@ -81,6 +79,7 @@ class Family:
     grids: bool = False
     inside: str = ""
     text: str = ""
+    vllm: str = ""
     tokens: str = ""
     frame: str = ""
 
@@ -99,6 +98,7 @@ LLAVA = Family(
     question=r"(?i)\b(?:user|assistant|system)(?:\s*:|\n)|\[/?INST\]",
     text="CLIP (Interleave: SigLIP)",
     tokens="576 (Interleave: 729)",
+    vllm="PrunedLlava",
 )
 VIPLLAVA = Family(
     name="ViP-LLaVA",
@@ -119,6 +119,7 @@ LLAVA_NEXT = Family(
     newline=True,
     text="CLIP",
     tokens="1,176 to 2,928, line ends among them",
+    vllm="PrunedLlavaNext",
 )
 LLAVA_ONEVISION = Family(
     name="LLaVA-OneVision",
@@ -135,6 +136,7 @@ LLAVA_ONEVISION = Family(
     text="SigLIP",
     tokens="729 to 7,290, line ends among them",
     frame="196",
+    vllm="PrunedLlavaOnevision",
 )
 INTERNVL = Family(
     name="InternVL",
@@ -147,6 +149,7 @@ INTERNVL = Family(
     tiled="run",
     tokens="256 a tile, 1 to 13 tiles",
     frame="256",
+    vllm="PrunedInternVL",
 )
 GEMMA3 = Family(
     name="Gemma 3",
@@ -196,6 +199,7 @@ QWEN2_VL = Family(
     model_type="qwen2_vl",
     classes=("Qwen2VLForConditionalGeneration", "Qwen2VLModel"),
     hub=("Qwen/Qwen2-VL-2B-Instruct", "Qwen/Qwen2-VL-7B-Instruct"),
+    vllm="PrunedQwen2VL",
     **QWEN,
 )
 QWEN2_5_VL = Family(
@@ -203,6 +207,7 @@ QWEN2_5_VL = Family(
     model_type="qwen2_5_vl",
     classes=("Qwen2_5_VLForConditionalGeneration", "Qwen2_5_VLModel"),
     hub=("Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct"),
+    vllm="PrunedQwen2_5_VL",
     **QWEN,
 )
 QWEN3_VL = Family(
@@ -210,6 +215,7 @@ QWEN3_VL = Family(
     model_type="qwen3_vl",
     classes=("Qwen3VLForConditionalGeneration", "Qwen3VLModel"),
     hub=("Qwen/Qwen3-VL-2B-Instruct", "Qwen/Qwen3-VL-8B-Instruct"),
+    vllm="PrunedQwen3VL",
     **QWEN,
 )
 QWEN3_VL_MOE = Family(
@@ -469,48 +475,8 @@ FAMILIES: dict[str, Family] = {
 }  # fmt: skip
 
 
-class UnsupportedModelError(ValueError):
-    """The model belongs to no family that is supported; the message says why."""
-
-
-def find_family(model: Any) -> Family:
-    """Facts of a model's family.
-
-    Raises
-    ------
-    UnsupportedModelError
-        If there are none, or the installed transformers cannot take pruned features for it.
-    """
-    kind = type(model).__name__
-    supported = ", ".join(sorted(f.classes[0] for f in FAMILIES.values()))
-    config = getattr(model, "config", None)
-    family = FAMILIES.get(getattr(config, "model_type", ""))
-    if not isinstance(model, torch.nn.Module) or config is None:
-        raise UnsupportedModelError(f"{kind} is no transformers model: give one of {supported}")
-    stock.check_version()
-    if _is_remote(model):
-        raise UnsupportedModelError(
-            f"{kind} comes from a repository's own code (trust_remote_code), of which nothing is "
-            f"known: load it with the class in transformers; supported are {supported}"
-        )
-    if family is None or kind not in family.classes:
-        raise UnsupportedModelError(
-            f"{kind} is not supported: {why_not(model)}; supported are {supported}"
-        )
-    if not stock.takes_features(model):
-        raise UnsupportedModelError(
-            f"{kind}.forward takes no pruned features in transformers {stock.installed()}: install "
-            f"transformers >= {stock.OLDEST}"
-        )
-    return family
-
-
-def _is_remote(model: Any) -> bool:
-    return type(model).__module__.startswith("transformers_modules.")
-
-
 def patch_grid(
-    family: Family, tokens: int, sizes: Tensor | None = None, *, lines: bool = False
+    family: Family, tokens: int, sizes: Sequence[int] | None = None, *, lines: bool = False
 ) -> tuple[int, int] | None:
     """Rows and columns of the tokens of a picture or frame, or None where they form no such grid.
 
@@ -528,6 +494,20 @@ def patch_grid(
     return (rows, rows) if rows * rows == tokens else None
 
 
+def last_question(text: str, family: Family) -> str:
+    """The last thing that the user asks in a prompt, without the template's role marks."""
+    marks = list(re.finditer(family.question, text))
+    ends = [*[mark.start() for mark in marks[1:]], len(text)][: len(marks)]
+    # An answer that was begun, or is scored, is no question.
+    asked = [
+        text[mark.end() : end].strip()
+        for mark, end in zip(marks, ends, strict=True)
+        if not mark.group().lower().startswith(("assistant", "system", "[/"))
+    ]
+    pieces = asked or [text.strip()]
+    return next((piece for piece in reversed(pieces) if piece), "")
+
+
 def family_facts() -> list[dict[str, Any]]:
     """One dictionary a family, for listings."""
     return [
@@ -539,6 +519,7 @@ def family_facts() -> list[dict[str, Any]]:
             "video": family.video != "no",
             "positions": family.positions,
             "text_tower": family.text,
+            "serving": bool(family.vllm),
             "tokens": family.tokens,
             "tokens_a_frame": family.frame,
             "hub": list(family.hub),
