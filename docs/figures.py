@@ -1,13 +1,15 @@
-"""Draw the figures of how_spare_works.md: python docs/figures.py."""
+"""Draw the figures of how_spare_works.md and life_of_a_call.md: python docs/figures.py."""
 
 from __future__ import annotations
 
 import io
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
@@ -100,8 +102,53 @@ def budgets(model: Any, processor: Any) -> None:
     save(figure, "budgets.png")
 
 
+def road(model: Any, processor: Any) -> None:
+    """The steps of a call, and what the prompt is at each."""
+    _, inputs = seen(model, processor, SCENES[0])
+    ids = inputs["input_ids"]
+    method = get_method("spare", 12, guidance="none")
+    shorter = method.prune_inputs(model, inputs)
+    with method(model) as handle:
+        out = model.generate(**inputs, max_new_tokens=8)
+    (report,) = handle.report
+    new, width = out.shape[1] - ids.shape[1], model.config.text_config.hidden_size
+    steps = [
+        ("before.py", "generate(**inputs)", f"ids {list(ids.shape)}, 1 picture"),
+        (
+            "reading.py",
+            "Prompt",
+            f"{report.before} placeholders, {ids.shape[1] - report.before} words",
+        ),
+        ("encode.py", "the model's encoder, once", f"features {[report.before, width]}"),
+        ("choosing.py", "method.reduce", f"{report.after} of {report.before} stay"),
+        ("prompt.py", "one index for all", f"ids {list(shorter['input_ids'].shape)}"),
+        ("stock transformers", "prefill and decode", "mm_encoder_outputs"),
+        ("turns.py", "the cache remembers", "whole and short prompt"),
+        ("before.py", "back to the user", f"ids {list(out.shape)}: prompt + {new}"),
+    ]
+    figure = Figure(figsize=(9.4, 3.2), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    boxes = []
+    for i, (file, what, shape) in enumerate(steps):
+        column, row = (i, 1) if i < 4 else (7 - i, 0)  # there above, back below
+        colors = ("#eef1fb", "#3f51b5") if file.endswith(".py") else ("#f3f3f3", "#888888")
+        box = {"boxstyle": "round,pad=0.6", "fc": colors[0], "ec": colors[1]}
+        words = f"{file}\n{what}\n{shape}"
+        text = axes.text(
+            column, row, words, ha="center", va="center", fontsize=8, linespacing=1.6, bbox=box
+        )
+        boxes.append(((column, row), text.get_bbox_patch()))
+    axes.set(xlim=(-0.55, 3.55), ylim=(-0.5, 1.5))
+    axes.set_axis_off()
+    FigureCanvasAgg(figure).draw()  # boxes have a size after that
+    for (start, first), (end, last) in pairwise(boxes):
+        arrow = {"arrowstyle": "-|>", "color": "#3f51b5", "patchA": first, "patchB": last}
+        axes.annotate("", end, start, arrowprops=arrow | {"shrinkA": 3, "shrinkB": 3})
+    save(figure, "road.png")
+
+
 if __name__ == "__main__":
     loaded = load("pocket")
     HERE.mkdir(exist_ok=True)
-    for draw in (order, residual, budgets):
+    for draw in (order, residual, budgets, road):
         draw(*loaded)

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+from transformers import StoppingCriteria
+
 from sparevlm.chat import tokenized
 
 if TYPE_CHECKING:
@@ -33,19 +36,18 @@ class Answer:
     report: list[ImageReport]
 
 
-class _FirstToken:
-    """A streamer that notes when the first new token arrives; the prompt comes before it."""
+class FirstToken(StoppingCriteria):
+    """Stops nothing, and notes when the first new token of a `generate` call is there."""
 
     def __init__(self) -> None:
-        self.calls, self.when = 0, 0.0
+        self.when = 0.0
 
-    def put(self, value: Any) -> None:
-        self.calls += 1
-        if self.calls == 2:
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> Any:
+        """See `StoppingCriteria`."""
+        if not self.when:
+            input_ids[:, -1].tolist()  # a GPU is waited for
             self.when = time.perf_counter()
-
-    def end(self) -> None:
-        pass
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 def prepare(model: Any, processor: Any, pictures: Sequence[Image.Image], question: str) -> Any:
@@ -96,8 +98,10 @@ def answer(
     """
     options = {"do_sample": False, "num_beams": 1}
     model.generate(**inputs, **options, max_new_tokens=2)
-    clock, start = _FirstToken(), time.perf_counter()
-    ids = model.generate(**inputs, **options, max_new_tokens=max_new_tokens, streamer=clock)
+    clock, start = FirstToken(), time.perf_counter()
+    ids = model.generate(
+        **inputs, **options, max_new_tokens=max_new_tokens, stopping_criteria=[clock]
+    )
     new = ids[0, inputs["input_ids"].shape[1] :]
     text = processor.tokenizer.decode(new, skip_special_tokens=True).strip()
     return Answer(text, 1000 * (clock.when - start), list(handle.report) if handle else [])

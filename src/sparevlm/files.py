@@ -6,10 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 
+def write_whole(path: Path, data: bytes | str) -> None:
+    """Write a file under another name first; text is UTF-8."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(data.encode() if isinstance(data, str) else data)
+    partial.replace(path)
+
+
 def write_files(out: Path, files: Mapping[str, bytes]) -> None:
-    """Write files into a folder, each under another name first; the folder is made if need be."""
+    """Write files into a folder, each whole; the folder is made if need be."""
     out.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
-        partial = out / f"{name}.partial"
-        partial.write_bytes(data)
-        partial.replace(out / name)
+        write_whole(out / name, data)

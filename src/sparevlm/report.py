@@ -178,7 +178,7 @@ class ImageReport:
     def of(
         cls,
         tokens: VisualTokens,
-        found: Reduction,
+        reduction: Reduction,
         timer: Timer,
         row: int,
         kind: str,
@@ -187,19 +187,19 @@ class ImageReport:
         """Describe a reduction."""
         return cls(
             before=len(tokens),
-            after=len(found.indices),
-            indices=found.indices,
+            after=len(reduction.indices),
+            indices=reduction.indices,
             milliseconds=timer,
-            order=found.order,
-            curve=found.residual,
-            scores=found.scores,
-            weights=found.weights,
+            order=reduction.order,
+            curve=reduction.residual,
+            scores=reduction.scores,
+            weights=reduction.weights,
             grid=tokens.grid,
             row=row,
             kind=kind,
             shares=shares,
             _features=tokens.features.detach(),
-            _merged=found.features,
+            _merged=reduction.features,
         )
 
     @classmethod

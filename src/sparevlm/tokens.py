@@ -271,23 +271,23 @@ class Reduction:
         )
 
 
-def check_reduction(found: Any, tokens: VisualTokens, who: str) -> None:
+def check_reduction(reduction: Any, tokens: VisualTokens, who: str) -> None:
     """Raise ValueError where a method broke the contract of `Reduction`."""
-    check_form(found, tokens, who)
-    check_indices(found.indices, tokens, who)
+    check_form(reduction, tokens, who)
+    check_indices(reduction.indices, tokens, who)
 
 
-def check_form(found: Any, tokens: VisualTokens, who: str) -> None:
+def check_form(reduction: Any, tokens: VisualTokens, who: str) -> None:
     """The part of `check_reduction` that no value is read for."""
-    if not isinstance(found, Reduction):
-        raise ValueError(f"{who}.reduce gave {type(found).__name__}: it must give a Reduction")
-    indices = found.indices
+    if not isinstance(reduction, Reduction):
+        raise ValueError(f"{who}.reduce gave {type(reduction).__name__}: it must give a Reduction")
+    indices = reduction.indices
     if indices.ndim != 1 or indices.dtype != torch.int64:
         raise ValueError(
             f"{who}.reduce gave indices of shape {list(indices.shape)} and {indices.dtype}: "
             "they must be [k] and int64"
         )
-    rows, size = found.features, (len(indices), tokens.features.shape[1])
+    rows, size = reduction.features, (len(indices), tokens.features.shape[1])
     if rows is not None and tuple(rows.shape) != size:
         raise ValueError(
             f"{who}.reduce gave features of shape {list(rows.shape)}: they must be {list(size)}"

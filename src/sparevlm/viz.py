@@ -275,8 +275,8 @@ def _paint(
     rows = np.searchsorted(down, np.arange(canvas[1]) + 0.5, side="right") - 1
     inside_columns = (columns >= 0) & (columns < cells.shape[1])
     inside_rows = (rows >= 0) & (rows < cells.shape[0])
-    found = cells[rows.clip(0, cells.shape[0] - 1)][:, columns.clip(0, cells.shape[1] - 1)]
-    return found & inside_rows[:, None] & inside_columns
+    painted = cells[rows.clip(0, cells.shape[0] - 1)][:, columns.clip(0, cells.shape[1] - 1)]
+    return painted & inside_rows[:, None] & inside_columns
 
 
 def _outline(cells: np.ndarray, line: int) -> np.ndarray:

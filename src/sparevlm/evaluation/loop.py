@@ -10,14 +10,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from tqdm import tqdm
-from transformers import StoppingCriteria
 
+from sparevlm.asking import FirstToken
 from sparevlm.budgets import is_integer
 from sparevlm.chat import tokenized
 from sparevlm.evaluation.tasks import Item
+from sparevlm.files import write_whole
 from sparevlm.hf.encodings import Encodings, remembering
 from sparevlm.methods import PruningMethod, get_method, method_class
 
@@ -111,17 +111,6 @@ def make_settings(
 
 def _written(keep: int | float) -> str:
     return f"{keep}" if is_integer(keep) else f"{100 * keep:.4g}%"
-
-
-class _FirstToken(StoppingCriteria):
-    """Notes when the first new token is there."""
-
-    def __init__(self) -> None:
-        self.when = 0.0
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> Any:
-        self.when = self.when or time.perf_counter()
-        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 def run(
@@ -220,7 +209,7 @@ class _Asker:
         if not asked:
             return
         encodings.saved = 0.0
-        clock, began = _FirstToken(), time.perf_counter()
+        clock, began = FirstToken(), time.perf_counter()
         ids = self.model.generate(
             **inputs,
             do_sample=False,
@@ -295,9 +284,7 @@ def _read(path: Path) -> Iterator[Answered]:
         except (json.JSONDecodeError, TypeError):
             continue
     text = "".join(json.dumps(asdict(answer)) + "\n" for answer in kept)
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, text)
     yield from kept
 
 

@@ -120,27 +120,27 @@ class Capture:
         `classes` are the states of class tokens, or None each. `rowwise`: the projector takes one
         patch at a time, whatever is between patches and tokens.
         """
-        found: list[dict[str, Any]] = [{} for _ in features]
+        fields: list[dict[str, Any]] = [{} for _ in features]
         tokens = [len(rows) for rows in features]
         if self._attention_of:
             each = [
                 _placed(self._attention(layer, of, tokens[0]), layout, tokens)
                 for layer, of in zip(self._rows, self._attention_of, strict=True)
             ]
-            for entry, maps in zip(found, zip(*each, strict=True), strict=True):
+            for entry, maps in zip(fields, zip(*each, strict=True), strict=True):
                 entry["encoder_attention"] = tuple(rows.T for rows in maps)
         if self._keys is not None:
             keys = _placed(self._found[self._keys, "k"], layout, tokens)
-            for entry, rows in zip(found, keys, strict=True):
+            for entry, rows in zip(fields, keys, strict=True):
                 entry["encoder_keys"] = self._heads(rows, self._layers[self._keys])
         if self._states is not None:
             states = self._states
             if states.ndim != 3 or not (rowwise or {states.shape[1]} == set(tokens)):
                 raise _mismatch(states.shape[-2], tokens[0])
             placed = _placed(states, layout, tokens)
-            for entry, rows, state in zip(found, placed, classes, strict=True):
+            for entry, rows, state in zip(fields, placed, classes, strict=True):
                 entry["projector"] = Projector(rows, self._project, state)
-        return found
+        return fields
 
     def _attention(self, layer: int, of: AttentionOf, tokens: int) -> Tensor:
         """Attention [T, L, H] to all positions of each tile."""
@@ -181,10 +181,10 @@ def _mean_attention(queries: Tensor, keys: Tensor, scale: float) -> Tensor:
 
 
 def _placed(rows: Tensor, layout: Layout, tokens: list[int]) -> list[Tensor]:
-    found = layout(rows) if rows.ndim == 3 else None
-    if found is None:
+    placed = layout(rows) if rows.ndim == 3 else None
+    if placed is None:
         raise _mismatch(rows.shape[-2], tokens[0])
-    return found
+    return placed
 
 
 def _mismatch(length: int, tokens: int) -> ValueError:

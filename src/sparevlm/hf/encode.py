@@ -6,7 +6,7 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -109,32 +109,18 @@ def encode(
             "a video: choose another method"
         )
     encoder, arguments, used = _encoder(model, modality, kwargs)
-    name = modality.pixels if modality.pixels in arguments else IMAGE.pixels
-    tower = getattr(model.base_model, family.tower)
-    device = next(tower.parameters()).device
-    if device.type != "meta":  # offloaded weights come, and inputs go, when a layer runs
-        # As generate does with inputs left on the CPU.
-        arguments[name] = arguments[name].to(device)
-    for sizes in ("image_sizes", "batch_num_images"):  # stock looks at those of each picture
-        if isinstance(arguments.get(sizes), Tensor):
-            arguments[sizes] = arguments[sizes].cpu()
+    _bring(pruning, arguments, modality)
     layer = _feature_layer(model, kwargs)
     stated = hidden or "projector" in needs
     wanted = stock.ENCODER_STATES if stated else {}
     capture = Capture(model, family, needs, method.attention_of, method.keys_of, layer)
     with capture, _weights_here(model.base_model), _said_plainly(family, modality):
         output = encoder(**arguments, **wanted, return_dict=True)
-    pixels, grids = arguments[name], grids_of(modality, arguments)
-    whole = True
-    if modality is IMAGE:
-        features, levels = _pictures(family, output, runs)
-        sources = list(range(len(features)))
-    else:
-        features, levels, sources = frames_of(output, pixels, grids)
-        if THINNING in kwargs:
-            used = used | {THINNING}
-            output, features = thinned(output, features, sources, kwargs[THINNING])
-            whole = sum(len(rows) for rows in features) == len(kwargs[THINNING])
+    entries = _entries(family, modality, output, arguments, runs)
+    if modality is not IMAGE and THINNING in kwargs:
+        used = used | {THINNING}
+        entries = entries.thinned(kwargs[THINNING])
+    features = entries.features
     packed = is_packed(model, modality)
     layout = layout_of(model, family, modality, arguments, features)
     states, classes = None, [None] * len(features)
@@ -145,32 +131,112 @@ def encode(
         patch = model.config.vision_config.patch_size
         for i, more in enumerate(fields):
             more["encode"] = _smaller(encoder, arguments, i, patch)
-    lines = family.newline and modality is IMAGE
-    candidates: list[Tensor | None] = [None] * len(features)
-    if lines:
-        candidates = _candidates(features)
-    elif grids is None and modality is not IMAGE:
-        candidates = video_ends(features, square=family.square)
-    tokens = []
-    for i, rows in enumerate(features):
-        size = grids[sources[i]].tolist() if grids is not None and whole else None
-        grid = patch_grid(family, len(rows), size, lines=lines)
-        tokens.append(VisualTokens(rows.detach(), grid, candidates[i], **fields[i]))
-    stacked = pixels.ndim == 5 and pixels.shape[0] * pixels.shape[1] == len(features)
+    candidates = entries.candidates(family, modality)
+    tile_of = None
+    if packed and method.per == "tile":
+        tile_of = tile_numbers(model, arguments, candidates)
     return Encoded(
         modality=modality,
-        output=output,
+        output=entries.output,
         features=features,
-        tokens=tokens,
+        tokens=_as_tokens(family, modality, entries, candidates, fields),
         hidden=states if hidden else None,
-        levels=levels,
-        sources=sources,
+        levels=entries.levels,
+        sources=entries.sources,
         used=used,
-        tiles=pixels.shape[1] if stacked else None,
-        tile_of=tile_numbers(model, arguments, candidates)
-        if packed and method.per == "tile"
-        else None,
+        tiles=entries.tiles,
+        tile_of=tile_of,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Entries:
+    """An encoder's output, cut into pictures, tiles or frames.
+
+    Attributes
+    ----------
+    output, features, levels, sources, tiles
+        As in `Encoded`.
+    grids : Tensor [V, 3] or None
+        Patches of each picture or video in time, rows and columns; on the CPU.
+    whole : bool
+        Whether no frame lacks tokens that the processor left out.
+    """
+
+    output: Any
+    features: list[Tensor]
+    levels: list[list[Tensor]]
+    sources: list[int]
+    grids: Tensor | None
+    tiles: int | None
+    whole: bool = True
+
+    def thinned(self, mask: Tensor) -> _Entries:
+        """Without what a processor leaves out of videos: mask [sum of N_i]."""
+        output, features = thinned(self.output, self.features, self.sources, mask)
+        whole = sum(len(rows) for rows in features) == len(mask)
+        return replace(self, output=output, features=features, whole=whole)
+
+    def candidates(self, family: Family, modality: Modality) -> list[Tensor | None]:
+        """False [N_i] for separators; None where an entry has none."""
+        if family.newline and modality is IMAGE:
+            return _candidates(self.features)
+        if self.grids is None and modality is not IMAGE:
+            return video_ends(self.features, square=family.square)
+        return [None] * len(self.features)
+
+
+def _bring(pruning: Pruning, arguments: dict[str, Any], modality: Modality) -> None:
+    """Put the encoder's arguments where it wants them, as `generate` does."""
+    name = _pixels_of(arguments, modality)
+    tower = getattr(pruning.model.base_model, pruning.family.tower)
+    device = next(tower.parameters()).device
+    if device.type != "meta":  # offloaded weights come, and inputs go, when a layer runs
+        arguments[name] = arguments[name].to(device)
+    for sizes in ("image_sizes", "batch_num_images"):  # stock looks at those of each picture
+        if isinstance(arguments.get(sizes), Tensor):
+            arguments[sizes] = arguments[sizes].cpu()
+
+
+def _pixels_of(arguments: dict[str, Any], modality: Modality) -> str:
+    return modality.pixels if modality.pixels in arguments else IMAGE.pixels
+
+
+def _entries(
+    family: Family,
+    modality: Modality,
+    output: Any,
+    arguments: dict[str, Any],
+    runs: tuple[list[int], ...],
+) -> _Entries:
+    pixels, grids = arguments[_pixels_of(arguments, modality)], grids_of(modality, arguments)
+    if modality is IMAGE:
+        features, levels = _pictures(family, output, runs)
+        sources = list(range(len(features)))
+    else:
+        features, levels, sources = frames_of(output, pixels, grids)
+    stacked = pixels.ndim == 5 and pixels.shape[0] * pixels.shape[1] == len(features)
+    tiles = pixels.shape[1] if stacked else None
+    return _Entries(output, features, levels, sources, grids, tiles)
+
+
+def _as_tokens(
+    family: Family,
+    modality: Modality,
+    entries: _Entries,
+    candidates: list[Tensor | None],
+    fields: list[dict[str, Any]],
+) -> list[VisualTokens]:
+    """Each entry as methods see it."""
+    lines = family.newline and modality is IMAGE
+    tokens = []
+    for i, rows in enumerate(entries.features):
+        size = None
+        if entries.grids is not None and entries.whole:
+            size = entries.grids[entries.sources[i]].tolist()
+        grid = patch_grid(family, len(rows), size, lines=lines)
+        tokens.append(VisualTokens(rows.detach(), grid, candidates[i], **fields[i]))
+    return tokens
 
 
 def _pictures(

@@ -32,13 +32,13 @@ class Encodings:
     def get(self, key: Any, make: Callable[[], Encoded]) -> Encoded:
         """What was made for this key before, or is made now."""
         if key in self._known:
-            found, seconds = self._known[key]
+            encoded, seconds = self._known[key]
             self.saved += seconds
-            return found
+            return encoded
         began = time.perf_counter()
-        found = make()
-        self._known[key] = found, time.perf_counter() - began
-        return found
+        encoded = make()
+        self._known[key] = encoded, time.perf_counter() - began
+        return encoded
 
     def forget(self) -> None:
         """Drop all encodings: the tensors may change or go now."""
@@ -52,10 +52,10 @@ _ENCODINGS: ContextVar[Encodings | None] = ContextVar("sparevlm encodings", defa
 def remembering() -> Iterator[Encodings]:
     """Let methods share encodings: in this block each tensor is encoded once for each need."""
     token = _ENCODINGS.set(Encodings())
-    found = _ENCODINGS.get()
-    assert found is not None
+    encodings = _ENCODINGS.get()
+    assert encodings is not None
     try:
-        yield found
+        yield encodings
     finally:
         _ENCODINGS.reset(token)
 

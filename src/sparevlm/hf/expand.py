@@ -45,8 +45,8 @@ def _mixes_up(model: Any) -> bool:
     two = BaseModelOutputWithPooling()
     stock.set_features(two, torch.tensor([[[0.0]], [[1.0]]]))
     ids = torch.tensor([[image, image]])
-    found = stock.expanded(model, ids, {"image": two}, 2)
-    repeated: list[float] = stock.features_of(found["image"]).flatten().tolist()
+    outputs = stock.expanded(model, ids, {"image": two}, 2)
+    repeated: list[float] = stock.features_of(outputs["image"]).flatten().tolist()
     return repeated != [0, 1, 0, 1]
 
 

@@ -34,8 +34,8 @@ class Columns:
         """Values [B or 1, L] -> [B, L'], with `fill` where a row was padded; [A, B, L] too."""
         if values.ndim == 3:
             return torch.stack([self.take(axis, fill) for axis in values])
-        found = values.expand(len(self.index), -1).gather(1, self.index)
-        return found if self.real is None else found.masked_fill(~self.real, fill)
+        taken = values.expand(len(self.index), -1).gather(1, self.index)
+        return taken if self.real is None else taken.masked_fill(~self.real, fill)
 
 
 def remaining(keep: Tensor, mask: Tensor | None, side: Side) -> Columns:
@@ -63,8 +63,8 @@ def remaining(keep: Tensor, mask: Tensor | None, side: Side) -> Columns:
         index = real.long().argsort(dim=1, stable=True)[:, real.shape[1] - width :]
     else:
         index = (~real).long().argsort(dim=1, stable=True)[:, :width]
-    found = real.gather(1, index)
-    return Columns(index, None if bool(found.all()) else found)
+    places = real.gather(1, index)
+    return Columns(index, None if bool(places.all()) else places)
 
 
 def padding_side(mask: Tensor | None) -> Side:

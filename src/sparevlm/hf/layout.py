@@ -37,13 +37,13 @@ def layout_of(
 
     def place(rows: Tensor) -> list[Tensor] | None:
         if packs:
-            found: list[Any] = _packed(model, arguments, rows)
+            placed: list[Any] = _packed(model, arguments, rows)
         elif len(rows) == len(sizes):
-            found = [_averaged(family, r, n) for r, n in zip(rows, sizes, strict=True)]
+            placed = [_averaged(family, r, n) for r, n in zip(rows, sizes, strict=True)]
         else:
             return None
-        fits = [None if part is None else len(part) for part in found] == sizes
-        return found if fits else None
+        fits = [None if part is None else len(part) for part in placed] == sizes
+        return placed if fits else None
 
     return place
 
@@ -98,13 +98,13 @@ def tile_numbers(
     """
     count = sum(_tiles(model.base_model, arguments))
     marks = torch.eye(count)[:, None].expand(-1, _patches(model), -1)
-    found = []
+    tiles = []
     for weights, kept in zip(_packed(model, arguments, marks), candidates, strict=True):
         places = torch.arange(len(weights))
         if kept is not None:
             places = places.where(kept.cpu(), 0).cummax(0).values
-        found.append(weights.argmax(1)[places])
-    return found
+        tiles.append(weights.argmax(1)[places])
+    return tiles
 
 
 def _patches(model: Any) -> int:

@@ -49,8 +49,8 @@ def load(
     if local:
         _check_folder(place, name)
     if device is None:
-        found = torch.accelerator.is_available() and torch.accelerator.current_accelerator()
-        device = found.type if found else "cpu"
+        accelerator = torch.accelerator.is_available() and torch.accelerator.current_accelerator()
+        device = accelerator.type if accelerator else "cpu"
     if dtype is None:
         dtype = torch.float32 if name == "pocket" or device == "cpu" else "auto"
     source = str(place) if local else name

@@ -121,7 +121,7 @@ def locate(pruning: Pruning, encoded: Encoded, prompt: Prompt, *, tiles: bool) -
         )
     mask = placeholders if given == wanted else new
     places = mask.flatten().nonzero()[:, 0]
-    found: list[Picture] = []
+    pictures: list[Picture] = []
     first = 0
     for i, features in enumerate(encoded.features):
         here = places[first : first + len(features)]
@@ -142,12 +142,14 @@ def locate(pruning: Pruning, encoded: Encoded, prompt: Prompt, *, tiles: bool) -
             numbers = encoded.tile_of[i]
             for number in numbers.unique():
                 part = numbers == number
-                found.append(tile.at(part, patch_grid(family, int(part.sum()))))
-        elif found and not tiles and not begins and _same(family, prompt.ids, found[-1], tile):
-            found[-1] = found[-1].joined_with(tile)
+                pictures.append(tile.at(part, patch_grid(family, int(part.sum()))))
+        elif (
+            pictures and not tiles and not begins and _same(family, prompt.ids, pictures[-1], tile)
+        ):
+            pictures[-1] = pictures[-1].joined_with(tile)
         else:
-            found.append(tile)
-    return found
+            pictures.append(tile)
+    return pictures
 
 
 def _same(family: Family, ids: Tensor, first: Picture, second: Picture) -> bool:
@@ -174,12 +176,12 @@ def _same(family: Family, ids: Tensor, first: Picture, second: Picture) -> bool:
 
 def runs_of(placeholders: Tensor) -> list[int]:
     """Lengths of the runs of placeholders [B, L], row by row."""
-    found = []
+    lengths = []
     for row in placeholders:
         places = row.nonzero()[:, 0]
         breaks = (places.diff() > 1).nonzero()[:, 0] + 1
-        found += [len(part) for part in places.tensor_split(breaks) if len(part)]
-    return found
+        lengths += [len(part) for part in places.tensor_split(breaks) if len(part)]
+    return lengths
 
 
 def reduce_pictures(
@@ -198,7 +200,7 @@ def reduce_pictures(
         else:
             groups.append([picture])
     tokens = [joined([picture.tokens for picture in group]) for group in groups]
-    found: list[Reduction | None] = [None] * len(groups)
+    reductions: list[Reduction | None] = [None] * len(groups)
     timers = [Timer(seen.features.device) for seen in tokens]
     who = type(method).__name__
     for i, group in enumerate(groups):
@@ -211,11 +213,11 @@ def reduce_pictures(
                 queries = [guidance.query(p.tokens.features, p.hidden, prompt) for p in group]
                 tokens[i] = replace(tokens[i], query=_joined(queries))
             with torch.no_grad():
-                found[i] = method.reduce(tokens[i])
-        check_form(found[i], tokens[i], who)
-    indices = _on_host([one.indices for one in found if one is not None])
+                reductions[i] = method.reduce(tokens[i])
+        check_form(reductions[i], tokens[i], who)
+    indices = _on_host([one.indices for one in reductions if one is not None])
     kept, report = [], []
-    for group, seen, one, timer in zip(groups, tokens, found, timers, strict=True):
+    for group, seen, one, timer in zip(groups, tokens, reductions, timers, strict=True):
         row, kind = group[0].row, group[0].encoded.modality.name
         sizes = [len(picture.features) for picture in group]
         if one is None:
@@ -268,18 +270,20 @@ def _joined(queries: list[Query | None]) -> Query | None:
     return Query(torch.cat([q.patches for q in there]), there[0].texts, there[0].source)
 
 
-def _split(found: Reduction, indices: Tensor, sizes: list[int]) -> list[tuple[Reduction, Tensor]]:
+def _split(
+    reduction: Reduction, indices: Tensor, sizes: list[int]
+) -> list[tuple[Reduction, Tensor]]:
     """The reduction of several pictures together, cut at their borders, and the indices of each.
 
-    `indices` are those of `found`, on the CPU.
+    `indices` are those of `reduction`, on the CPU.
     """
     if len(sizes) == 1:
-        return [(found, indices)]
+        return [(reduction, indices)]
     parts, first = [], 0
     for size in sizes:
         begin, end = torch.searchsorted(indices, torch.tensor([first, first + size])).tolist()
-        rows = None if found.features is None else found.features[begin:end]
-        part = Reduction(found.indices[begin:end] - first, rows)
+        rows = None if reduction.features is None else reduction.features[begin:end]
+        part = Reduction(reduction.indices[begin:end] - first, rows)
         parts.append((part, indices[begin:end] - first))
         first += size
     return parts
@@ -299,11 +303,11 @@ def features_by_row(pictures: list[Picture], kept: list[Kept], level: Any = None
     rows: dict[int, list[tuple[Tensor, Tensor]]] = {}
     for picture, one in zip(pictures, kept, strict=True):
         features = picture.features if level is None else level[picture.entry]
-        found = one.reduction
-        if found is not None and found.features is not None and level is None:
-            features = found.features.to(features.dtype)
-        elif found is not None:
-            features = features[found.indices]
+        reduction = one.reduction
+        if reduction is not None and reduction.features is not None and level is None:
+            features = reduction.features.to(features.dtype)
+        elif reduction is not None:
+            features = features[reduction.indices]
         rows.setdefault(picture.row, []).append((one.columns, features))
     return [_in_order(parts) for parts in rows.values()]
 

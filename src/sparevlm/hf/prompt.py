@@ -52,74 +52,102 @@ def shorten(
     ids, mask = kwargs["input_ids"], kwargs.get("attention_mask")
     start = prefix.columns if prefix else 0
     ids, keep = ids[:, start:], keep[:, start:]
-    rows, length = ids.shape
     if mask is not None:
-        mask = mask[:, mask.shape[1] - length :]
+        mask = mask[:, mask.shape[1] - ids.shape[1] :]
     seen = None if mask is None else mask.cpu()
     kept = _columns(keep, seen, prefix, side).to(ids.device)
-
-    out = {name: value for name, value in kwargs.items() if name != "position_ids"}
-    out["input_ids"] = new_ids = kept.take(ids, pad)
-    for name, fill in _PER_TOKEN.items():
-        if name in out:
-            out[name] = kept.take(out[name][:, out[name].shape[1] - length :], fill)
+    new_ids = kept.take(ids, pad)
     new_mask = None
     if mask is not None or kept.real is not None:
         new_mask = kept.take(torch.ones_like(ids) if mask is None else mask, 0)
 
-    base = default_positions(ids, mask, prefix.start[:, None] if prefix else 0)
-    given = kwargs.get("position_ids")
-    if axes is not None:
-        base = axes if given is None else given[-len(axes) :, :, given.shape[-1] - length :]
-    elif given is not None:
-        base = given[..., given.shape[-1] - length :].expand(rows, -1)
+    base = _positions(kwargs.get("position_ids"), ids, mask, prefix, axes)
     before = prefix.dropped if prefix else torch.zeros_like(ids[:, 0])
     gone = (~keep).long().to(ids.device, non_blocking=True)
     positions = None
     if original:
         positions = kept.take(base, 0)
-    elif given is not None or (
+    elif kwargs.get("position_ids") is not None or (
         side is None and (bool(prefix.dropped.any()) if prefix else mask is not None)
     ):
         # Counted along the mask, as `generate` does; stock forward would count padding.
         positions = kept.take(base - before[:, None] - (gone.cumsum(1) - gone), 0)
-
-    all_ids, all_kept, all_positions = ids, new_ids, positions
-    if prefix is not None:
-        if prefix.columns:
-            out["input_ids"] = torch.cat([prefix.kept, new_ids], 1)
-            # Gemma 4 and Molmo 2 read types from the start of the sequence; others cut them there.
-            for name in ("token_type_ids", "mm_token_type_ids"):
-                if name in out:
-                    told = torch.zeros_like(prefix.kept).to(out[name].dtype)
-                    out[name] = torch.cat([told, out[name]], 1)
-        if positions is not None and prefix.positions is not None:
-            earlier = prefix.positions.expand(*positions.shape[:-1], -1)
-            all_positions = torch.cat([earlier, positions], -1)
-            positions = all_positions if prefix.columns else positions
-        if new_mask is not None or prefix.mask is not None:
-            held = torch.ones_like(prefix.kept) if prefix.mask is None else prefix.mask
-            tail = torch.ones_like(new_ids) if new_mask is None else new_mask
-            new_mask = torch.cat([held.to(tail.dtype), tail], 1)
-        all_ids = torch.cat([prefix.told, ids], 1)
-        all_kept = torch.cat([prefix.kept, new_ids], 1)
-    elif original and new_mask is None:
+    if prefix is None and original and new_mask is None:
         # Positions with gaps, and neither mask nor cache, are read as packed sequences.
         new_mask = torch.ones_like(new_ids)
-    if new_mask is not None:
-        out["attention_mask"] = new_mask
-    if positions is not None:
-        out["position_ids"] = positions
+    whole_mask, whole_positions = _behind(prefix, new_ids, new_mask, positions)
+    at_once = prefix is None or bool(prefix.columns)  # ids are all, not the new ones alone
+    shorter = {
+        **{name: value for name, value in kwargs.items() if name != "position_ids"},
+        **_per_token(kwargs, kept, ids.shape[1], prefix),
+        "input_ids": new_ids if prefix is None or not at_once else _after(prefix.kept, new_ids),
+        **({} if whole_mask is None else {"attention_mask": whole_mask}),
+        **(
+            {} if positions is None else {"position_ids": whole_positions if at_once else positions}
+        ),
+    }
     memory = Memory(
-        ids=all_ids,
-        kept_ids=all_kept,
-        kept_mask=new_mask,
-        kept_positions=all_positions if original else None,
+        ids=ids if prefix is None else _after(prefix.told, ids),
+        kept_ids=new_ids if prefix is None else _after(prefix.kept, new_ids),
+        kept_mask=whole_mask,
+        kept_positions=whole_positions if original else None,
         dropped=before + gone.sum(1),
         next_position=(base if axes is None else base.amax(0)).max(1).values + 1,
         original=original,
     )
-    return out, memory
+    return shorter, memory
+
+
+def _after(earlier: Tensor, new: Tensor) -> Tensor:
+    return torch.cat([earlier, new], -1)
+
+
+def _positions(
+    given: Tensor | None,
+    ids: Tensor,
+    mask: Tensor | None,
+    prefix: Prefix | None,
+    axes: Tensor | None,
+) -> Tensor:
+    """Positions of the user's prompt, of what is not cached: [B, L] or [A, B, L]."""
+    rows, length = ids.shape
+    if axes is not None:
+        return axes if given is None else given[-len(axes) :, :, given.shape[-1] - length :]
+    if given is not None:
+        return given[..., given.shape[-1] - length :].expand(rows, -1)
+    return default_positions(ids, mask, prefix.start[:, None] if prefix else 0)
+
+
+def _per_token(
+    kwargs: dict[str, Any], kept: Columns, length: int, prefix: Prefix | None
+) -> dict[str, Tensor]:
+    """Labels and types of what stays."""
+    shorter = {}
+    for name, fill in _PER_TOKEN.items():
+        if name not in kwargs:
+            continue
+        values = kwargs[name]
+        shorter[name] = kept.take(values[:, values.shape[1] - length :], fill)
+        # Gemma 4 and Molmo 2 read types from the start of the sequence; others cut them there.
+        if prefix is not None and prefix.columns and name != "labels":
+            words = torch.zeros_like(prefix.kept).to(values.dtype)
+            shorter[name] = _after(words, shorter[name])
+    return shorter
+
+
+def _behind(
+    prefix: Prefix | None, new_ids: Tensor, mask: Tensor | None, positions: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """Mask and positions of what stays, behind those of what is cached."""
+    if prefix is None:
+        return mask, positions
+    if positions is not None and prefix.positions is not None:
+        positions = _after(prefix.positions.expand(*positions.shape[:-1], -1), positions)
+    if mask is not None or prefix.mask is not None:
+        held = torch.ones_like(prefix.kept) if prefix.mask is None else prefix.mask
+        tail = torch.ones_like(new_ids) if mask is None else mask
+        mask = _after(held.to(tail.dtype), tail)
+    return mask, positions
 
 
 def _columns(

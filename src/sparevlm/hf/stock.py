@@ -346,8 +346,8 @@ def expands(model: Any) -> bool:
 
 def expanded(model: Any, ids: Tensor, outputs: dict[str, Any], times: int) -> dict[str, Any]:
     """Outputs of encoders as stock code repeats them."""
-    found: dict[str, Any] = model._expand_multimodal_outputs(ids, outputs, expand_size=times)
-    return found
+    repeated: dict[str, Any] = model._expand_multimodal_outputs(ids, outputs, expand_size=times)
+    return repeated
 
 
 def axes_of(
@@ -397,8 +397,8 @@ def rotated(attention: Any, heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Heads [H, L, C] turned to their positions, by the function of the attention's own module."""
     module = sys.modules[type(attention).__module__]
     turned, _ = module.apply_rotary_pos_emb(heads[None], heads[None], cos[None], sin[None])
-    found: Tensor = turned[0]
-    return found
+    positioned: Tensor = turned[0]
+    return positioned
 
 
 def logits_of(attention: Any, queries: Tensor, keys: Tensor) -> Tensor:
@@ -415,8 +415,8 @@ def last_norm(decoder: Any) -> Any:
 
 def rotary(kwargs: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
     """Rotary embeddings (cos, sin) [.., B or 1, L, C] that a layer is given; None: another way."""
-    found = kwargs.get("position_embeddings")
-    return found if isinstance(found, tuple) else None
+    embeddings = kwargs.get("position_embeddings")
+    return embeddings if isinstance(embeddings, tuple) else None
 
 
 def with_rotary(kwargs: dict[str, Any], embeddings: tuple[Tensor, ...]) -> dict[str, Any]:

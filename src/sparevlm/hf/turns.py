@@ -160,30 +160,10 @@ def cached_prefix(
     rows, length = ids.shape
     memory = recall(cache)
     columnwise = memory is None and not whole  # a stock forward call counted padding too
-    if memory is None:
-        nothing = ids[:, :0]
-        memory = Memory(
-            nothing, nothing, None, nothing, torch.zeros_like(ids[:, 0]), 0 * ids[:, 0], True
-        )
-    elif rows % len(memory.ids):
-        raise ValueError(
-            f"the cache was made for {len(memory.ids)} prompts and {rows} are given: "
-            "pass the prompts that the cache was made from"
-        )
-    memory = memory.expand(rows)
-    if cached < memory.kept_ids.shape[1]:
-        memory = memory.cropped(cached, placeholders)
+    memory = _memory_of(memory, ids, cached, placeholders)
     told, kept = memory.ids.shape[1], memory.kept_ids.shape[1]
     since = max(cached - kept, 0)  # tokens generated or fed after the remembered prompt
-    known = memory.ids.to(ids.device)
-    begins = length > told + since and bool(((ids[:, :told] == known) | (known < 0)).all())
-    new_only = mask is not None and mask.shape[1] > length
-    if whole and not begins and not new_only:
-        raise ValueError(
-            "this prompt does not go on from the one that the cache was made from: pass the whole "
-            "conversation (the returned sequences, then the new turn), or no cache"
-        )
-    columns = told + since if whole and begins else 0
+    columns = _columns_told(memory, ids, mask, since, whole=whole)
     if columns:
         memory = memory.completed(ids)
     lost = memory.kept_ids[:, cached:]
@@ -202,18 +182,55 @@ def cached_prefix(
         before = torch.ones_like(memory.kept_ids) if before is None else before
         held = torch.cat([before, seen.to(before.dtype)], 1)
     steps = torch.ones_like(between) if columnwise else (seen != 0).long()
-    positions = None
-    if memory.original and memory.kept_positions is not None:
-        after = memory.next_position[:, None] + steps.cumsum(1) - 1
-        after = after.clamp(min=0).expand(*memory.kept_positions.shape[:-1], -1)
-        positions = torch.cat([memory.kept_positions, after], -1)
     return Prefix(
         columns=columns,
         told=torch.cat([memory.ids, between], 1),
         kept=torch.cat([memory.kept_ids, between], 1),
         mask=held,
-        positions=positions,
+        positions=_positions_after(memory, steps),
         dropped=memory.dropped,
         start=memory.next_position + steps.sum(1),
         original=memory.original,
     )
+
+
+def _memory_of(
+    memory: Memory | None, ids: Tensor, cached: int, placeholders: tuple[int, ...]
+) -> Memory:
+    """What a cache of `cached` tokens remembers, for the rows of `ids` [B, L]."""
+    rows = len(ids)
+    if memory is None:  # a prompt that was not pruned
+        none, zero = ids[:, :0], torch.zeros_like(ids[:, 0])
+        memory = Memory(none, none, None, none, zero, zero, True)
+    elif rows % len(memory.ids):
+        raise ValueError(
+            f"the cache was made for {len(memory.ids)} prompts and {rows} are given: "
+            "pass the prompts that the cache was made from"
+        )
+    memory = memory.expand(rows)
+    return memory.cropped(cached, placeholders) if cached < memory.kept_ids.shape[1] else memory
+
+
+def _columns_told(
+    memory: Memory, ids: Tensor, mask: Tensor | None, since: int, *, whole: bool
+) -> int:
+    """Leading columns of `ids` [B, L] that are cached; 0 where all are new."""
+    told, length = memory.ids.shape[1], ids.shape[1]
+    known = memory.ids.to(ids.device)
+    begins = length > told + since and bool(((ids[:, :told] == known) | (known < 0)).all())
+    new_only = mask is not None and mask.shape[1] > length
+    if whole and not begins and not new_only:
+        raise ValueError(
+            "this prompt does not go on from the one that the cache was made from: pass the whole "
+            "conversation (the returned sequences, then the new turn), or no cache"
+        )
+    return told + since if whole and begins else 0
+
+
+def _positions_after(memory: Memory, steps: Tensor) -> Tensor | None:
+    """Positions of the remembered prompt and of what followed: `steps` [B, T] are 0 for padding."""
+    if not memory.original or memory.kept_positions is None:
+        return None
+    after = memory.next_position[:, None] + steps.cumsum(1) - 1
+    after = after.clamp(min=0).expand(*memory.kept_positions.shape[:-1], -1)
+    return torch.cat([memory.kept_positions, after], -1)

@@ -35,5 +35,5 @@ class CDPruner(PickingMethod):
             against = -scores
             low, high = against.min(), against.max()
             weights = (against - low + 1e-6) / (high - low).clamp(min=1e-6)
-        found = select(unit_rows(tokens.features), k, weights=weights)
-        return Reduction.picked(found.order, scores=scores)
+        selection = select(unit_rows(tokens.features), k, weights=weights)
+        return Reduction.picked(selection.order, scores=scores)

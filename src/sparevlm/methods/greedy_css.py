@@ -24,5 +24,5 @@ class GreedyCSS(PickingMethod):
 
     def pick(self, tokens: VisualTokens, k: int) -> Reduction:
         """See `PickingMethod.pick`."""
-        found = greedy_css(tokens.features, k)
-        return Reduction.picked(found.order, residual=found.residual)
+        selection = greedy_css(tokens.features, k)
+        return Reduction.picked(selection.order, residual=selection.residual)

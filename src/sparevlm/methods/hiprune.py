@@ -60,11 +60,11 @@ class HiPrune(PickingMethod):
         steps = [0, -1, 1]
         if tokens.grid is not None:
             steps += [-tokens.grid[1], tokens.grid[1]]
-        found = torch.cat([(anchors + step).clamp(0, n - 1) for step in steps])
-        places = torch.arange(len(found), device=found.device)
-        first = torch.full((n,), len(found), device=found.device)
-        first = first.scatter_reduce(0, found, places, "amin")  # where each token comes first
-        local = first.argsort(stable=True)[: min(k, int((first < len(found)).sum()))]
+        beside = torch.cat([(anchors + step).clamp(0, n - 1) for step in steps])
+        places = torch.arange(len(beside), device=beside.device)
+        first = torch.full((n,), len(beside), device=beside.device)
+        first = first.scatter_reduce(0, beside, places, "amin")  # where each token comes first
+        local = first.argsort(stable=True)[: min(k, int((first < len(beside)).sum()))]
         rest = late.index_fill(0, local, -torch.inf)
         order = torch.cat([local, largest(rest, k - len(local))])
         return Reduction.picked(order, scores=late)

@@ -151,11 +151,11 @@ class DecoderMethod(PruningMethod):
 
     @staticmethod
     def _counts(stages: dict[int, float], last: float, tokens: int) -> Schedule:
-        found, most = {}, tokens
+        counts, most = {}, tokens
         for layer in sorted(stages):
             most = min(most, max(1, round(last * stages[layer])))
-            found[layer] = most
-        return found
+            counts[layer] = most
+        return counts
 
     def reduce(self, tokens: VisualTokens) -> Reduction:
         """Keep all: the language model gets every token."""
@@ -171,11 +171,11 @@ def averaged(schedule: Schedule, layers: int, tokens: int) -> float:
     return total / layers
 
 
-def check_chosen(found: Reduction, tokens: LayerTokens, k: int, who: str) -> None:
+def check_chosen(reduction: Reduction, tokens: LayerTokens, k: int, who: str) -> None:
     """Raise ValueError unless a method chose k distinct tokens, ascending."""
-    indices = found.indices
+    indices = reduction.indices
     right = len(indices) == k and bool(
         (indices[0] >= 0) & (indices[-1] < len(tokens)) & (indices[1:] > indices[:-1]).all()
     )
-    if not right or (found.features is not None and len(found.features) != k):
+    if not right or (reduction.features is not None and len(reduction.features) != k):
         raise ValueError(f"{who}.choose must give {k} ascending indices in [0, {len(tokens)})")

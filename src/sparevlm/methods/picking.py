@@ -23,10 +23,10 @@ class PickingMethod(PruningMethod):
         if self.merges and k == len(seen):  # nothing to merge
             checked_rows(seen.features)
             return Reduction(tokens.candidate_indices())
-        found = self.pick(seen, k)
-        if found.features is not None:
-            found = replace(found, features=found.features.to(tokens.features.dtype))
-        return found.among(tokens.candidate_indices(), len(tokens))
+        reduction = self.pick(seen, k)
+        if reduction.features is not None:
+            reduction = replace(reduction, features=reduction.features.to(tokens.features.dtype))
+        return reduction.among(tokens.candidate_indices(), len(tokens))
 
     @abstractmethod
     def pick(self, tokens: VisualTokens, k: int) -> Reduction:

@@ -72,9 +72,11 @@ class SPARE(PickingMethod):
             weights = 1 - self.strength * (scaled if self.guidance == "anti" else 1 - scaled)
         budget = self.keep
         tol = budget.error if isinstance(budget, Residual) else 0.0
-        found = select(features, k, weights=weights, tol=tol)
-        if isinstance(budget, Residual) and int(found.count) < min(budget.minimum, len(features)):
-            found = select(features, budget.minimum, weights=weights)
+        selection = select(features, k, weights=weights, tol=tol)
+        if isinstance(budget, Residual) and int(selection.count) < min(
+            budget.minimum, len(features)
+        ):
+            selection = select(features, budget.minimum, weights=weights)
         return Reduction.picked(
-            found.order, scores=similarity, residual=found.residual, weights=weights
+            selection.order, scores=similarity, residual=selection.residual, weights=weights
         )

@@ -39,5 +39,5 @@ class SPAREDecoder(DecoderMethod):
 
     def choose(self, tokens: LayerTokens, k: int) -> Reduction:
         """See `DecoderMethod.choose`."""
-        found = select(tokens.features, k)
-        return Reduction.picked(found.order, residual=found.residual)
+        selection = select(tokens.features, k)
+        return Reduction.picked(selection.order, residual=selection.residual)

@@ -49,8 +49,8 @@ def greedy_css(features: Tensor, k: int) -> Selection:
         if features.ndim == 2:
             order, residual = _greedy(features, k, "row")
         else:
-            found = [_greedy(image, k, f"image {b}, row") for b, image in enumerate(features)]
-            order, residual = (torch.stack(parts) for parts in zip(*found, strict=True))
+            selections = [_greedy(image, k, f"image {b}, row") for b, image in enumerate(features)]
+            order, residual = (torch.stack(parts) for parts in zip(*selections, strict=True))
     return as_selection(order, residual.to(dtype), 0.0)
 
 

@@ -132,8 +132,8 @@ def select(
 @torch.library.custom_op("sparevlm::select", mutates_args=())
 def compiled_select(features: Tensor, k: int, weights: Tensor | None) -> tuple[Tensor, Tensor]:
     """`select` without a tolerance as one operation that torch.compile does not look into."""
-    found = select(features, k, weights=weights)
-    return found.order, found.residual
+    selection = select(features, k, weights=weights)
+    return selection.order, selection.residual
 
 
 @compiled_select.register_fake

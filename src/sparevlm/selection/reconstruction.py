@@ -47,8 +47,8 @@ def reconstruction_error(
         if features.ndim == 2:
             return _error(features, kept, weights, "row")
         parts = weights if weights is not None else [None] * len(features)
-        found = zip(features, kept, parts, strict=True)
-        return torch.stack([_error(*one, f"image {b}, row") for b, one in enumerate(found)])
+        images = zip(features, kept, parts, strict=True)
+        return torch.stack([_error(*one, f"image {b}, row") for b, one in enumerate(images)])
 
 
 @torch.no_grad()
@@ -142,8 +142,8 @@ def svd_bound(features: Tensor, k: int | None = None, weights: Tensor | None = N
             bound = _bound(features, weights, "row")
         else:
             parts = weights if weights is not None else [None] * len(features)
-            found = zip(features, parts, strict=True)
-            bound = torch.stack([_bound(*one, f"image {b}, row") for b, one in enumerate(found)])
+            images = zip(features, parts, strict=True)
+            bound = torch.stack([_bound(*one, f"image {b}, row") for b, one in enumerate(images)])
     return bound if rank is None else bound[..., rank]
 
 

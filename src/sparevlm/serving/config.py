@@ -41,7 +41,7 @@ def _settings(
     model_config: Any, request: Mapping[str, Any], positions: tuple[str, ...]
 ) -> Settings | None:
     server = model_config.multimodal_config.mm_processor_kwargs or {}
-    found = read_settings(
+    settings = read_settings(
         request.get(KEY),
         server.get(KEY),
         getattr(model_config.hf_config, KEY, None),
@@ -49,9 +49,9 @@ def _settings(
         positions=positions,
     )
     blocked = getattr(model_config.hf_config, _BLOCKED, "")
-    if found is not None and blocked:
+    if settings is not None and blocked:
         raise ValueError(f"{KEY}: {blocked}")
-    return found
+    return settings
 
 
 class PruningConfig(VerifyAndUpdateConfig):

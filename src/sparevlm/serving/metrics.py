@@ -16,6 +16,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from sparevlm.files import write_whole
+
 _FOLDER = "SPAREVLM_METRICS"
 _TIMES = {"encoder": "Time of the vision encoder.", "selection": "Time of choosing tokens."}
 _counters: dict[str, Any] = {}
@@ -53,20 +55,17 @@ def write() -> None:
     folder = Path(os.environ.get(_FOLDER, ""))
     if not folder.is_absolute() or not folder.is_dir():
         return
-    target = folder / f"{os.getpid()}.json"
-    new = target.with_suffix(".new")
-    new.write_text(json.dumps(_sums))
-    new.replace(target)
+    write_whole(folder / f"{os.getpid()}.json", json.dumps(_sums))
 
 
 def sums(what: str) -> dict[str, tuple[float, int]]:
     """Seconds and number of "encoder" runs or "selection"s of all workers, per method."""
-    found: dict[str, tuple[float, int]] = {}
+    totals: dict[str, tuple[float, int]] = {}
     for path in sorted(Path(os.environ.get(_FOLDER, os.devnull)).glob("*.json")):
         for method, (seconds, count) in json.loads(path.read_text())[what].items():
-            before = found.get(method, (0.0, 0))
-            found[method] = (before[0] + seconds, before[1] + int(count))
-    return found
+            before = totals.get(method, (0.0, 0))
+            totals[method] = (before[0] + seconds, before[1] + int(count))
+    return totals
 
 
 class _Times:

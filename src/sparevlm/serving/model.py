@@ -43,9 +43,9 @@ class Pruned:
         """See `SupportsMultiModal`: rows [k, D], and what `placed` puts behind them."""
         given = kwargs.pop(KEY, None)
         if given is None:
-            found = self._encode("none", kwargs)
+            encoded = self._encode("none", kwargs)
             metrics.write()
-            return found
+            return encoded
         items = [Item.from_tensor(one) for one in given]
         kept = []
         for first, last in batches([item.total for item in items], self._room):
@@ -60,23 +60,23 @@ class Pruned:
 
     def _encode(self, method: str, kwargs: dict[str, Any]) -> Any:
         began = time.perf_counter()
-        found = super().embed_multimodal(**kwargs)  # type: ignore[misc]
+        encoded = super().embed_multimodal(**kwargs)  # type: ignore[misc]
         metrics.count_seconds("encoder", method, time.perf_counter() - began)
-        return found
+        return encoded
 
     def arguments(self, kwargs: Mapping[str, Any], first: int, last: int) -> dict[str, Any]:
         """The encoder's arguments for pictures `first` to `last` alone."""
-        found = {}
+        arguments = {}
         counts = self.counts(kwargs) if self.flat else []
         for name, value in kwargs.items():
             if self.flat and name == self.flat:
                 begin = sum(counts[:first])
-                found[name] = value[begin : begin + sum(counts[first:last])]
+                arguments[name] = value[begin : begin + sum(counts[first:last])]
             elif isinstance(value, Tensor) and value.ndim == 0:
-                found[name] = value  # shared by all
+                arguments[name] = value  # shared by all
             else:
-                found[name] = value[first:last]
-        return found
+                arguments[name] = value[first:last]
+        return arguments
 
     def counts(self, kwargs: Mapping[str, Any]) -> list[int]:
         """Rows of the `flat` argument that each picture takes."""
@@ -110,18 +110,18 @@ class Pruned:
         settings, grid, plain = item.settings, self.grid(features, one), self.plain(features)
         query = self._questions.query(settings, plain, place) if settings.guided else None
         tokens = VisualTokens(plain, grid, self.candidates(features), query)
-        found = _reduced(settings.method, tokens, item.count)
-        if len(found.indices) != item.count or len(features) != item.total:
+        reduction = _reduced(settings.method, tokens, item.count)
+        if len(reduction.indices) != item.count or len(features) != item.total:
             raise RuntimeError(
-                f"sparevlm kept {len(found.indices)} of {len(features)} tokens where the prompt "
-                f"has room for {item.count} of {item.total}: please report the model and the size "
-                "of the picture"
+                f"sparevlm kept {len(reduction.indices)} of {len(features)} tokens where the "
+                f"prompt has room for {item.count} of {item.total}: please report the model and "
+                "the size of the picture"
             )
-        rows = features[found.indices]
-        if found.features is not None:
-            rows = torch.cat([found.features, rows[:, plain.shape[1] :]], 1)
+        rows = features[reduction.indices]
+        if reduction.features is not None:
+            rows = torch.cat([reduction.features, rows[:, plain.shape[1] :]], 1)
         metrics.count_seconds("selection", settings.method.name, time.perf_counter() - began)
-        return self.placed(item, rows, found.indices, grid)
+        return self.placed(item, rows, reduction.indices, grid)
 
 
 def _reduced(method: PruningMethod, tokens: VisualTokens, count: int) -> Reduction:

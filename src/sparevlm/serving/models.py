@@ -155,5 +155,5 @@ class PrunedInternVL(OnLine, interns1.InternS1ForConditionalGeneration):
 
     def counts(self, kwargs: Mapping[str, Any]) -> list[int]:
         """See `Pruned`: tiles."""
-        found: list[int] = kwargs["image_num_patches"].tolist()
-        return found
+        tiles: list[int] = kwargs["image_num_patches"].tolist()
+        return tiles

@@ -175,8 +175,8 @@ class OnGrid(Placed):
 
     def counts(self, kwargs: Any) -> list[int]:
         """See `Pruned`: patches."""
-        found: list[int] = kwargs["image_grid_thw"].prod(-1).tolist()
-        return found
+        patches: list[int] = kwargs["image_grid_thw"].prod(-1).tolist()
+        return patches
 
     def numbers(self, indices: Tensor, grid: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
         """See `Placed`: row and column."""

@@ -86,18 +86,18 @@ class PruningProcessor:
         best, *others = positions_of(config)
         wanted = settings.method.positions
         settings = settings.placed(best if wanted == "auto" else wanted)
-        found = self._apply(inputs, settings, timing_ctx)
-        if others and settings.method.positions == "original" and self._too_long(found):
+        applied = self._apply(inputs, settings, timing_ctx)
+        if others and settings.method.positions == "original" and self._too_long(applied):
             if wanted == "original":
                 raise VLLMValidationError(
                     f"{KEY}: the prompt and its pictures have more tokens than the model has "
                     'positions: leave positions="original" out, or give fewer pictures',
                     parameter=KEY,
                 )
-            found = self._apply(inputs, settings.placed("compact"), timing_ctx)
+            applied = self._apply(inputs, settings.placed("compact"), timing_ctx)
         for content in self._last.pruned:
             metrics.count_tokens(content.method, content.total, content.kept)
-        return found
+        return applied
 
     def _apply(self, inputs: ProcessorInputs, settings: Settings, timing_ctx: Any) -> Any:
         return super().apply(  # type: ignore[misc]
@@ -111,11 +111,11 @@ class PruningProcessor:
         return whole > int(text.max_position_embeddings)
 
     def _maybe_apply_prompt_updates(self, mm_items: Any, mm_res: Any) -> Any:
-        found = super()._maybe_apply_prompt_updates(mm_items, mm_res)  # type: ignore[misc]
+        updated = super()._maybe_apply_prompt_updates(mm_items, mm_res)  # type: ignore[misc]
         contents = [a[0].content for a in mm_res.prompt_updates.get("image", ())]
         pruned = [content for content in contents if isinstance(content, PrunedContent)]
         self._last.pruned = pruned
-        return found
+        return updated
 
     def _get_mm_prompt_updates(
         self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out_mm_kwargs: Any
@@ -149,8 +149,8 @@ def _placeholders(content: PromptUpdateDetails) -> list[int]:
     """Where in the content embeddings go."""
     if content.is_embed is None:
         return list(range(len(content.full)))
-    found: list[int] = content.is_embed(content.full).nonzero()[:, 0].tolist()
-    return found
+    columns: list[int] = content.is_embed(content.full).nonzero()[:, 0].tolist()
+    return columns
 
 
 def _shortened(content: PromptUpdateDetails, item: Item) -> PrunedContent:

@@ -52,9 +52,9 @@ class Settings:
         """Plain values that `from_dict` takes: keep, method, and what differs from its defaults."""
         given = {f.name: getattr(self.method, f.name) for f in fields(self.method)}
         defaults = {f.name: f.default for f in fields(self.method)}
-        found = {name: v for name, v in given.items() if name == "keep" or v != defaults[name]}
-        found["method"] = self.method.name
-        return found | ({"question": self.question} if self.question else {})
+        told = {name: v for name, v in given.items() if name == "keep" or v != defaults[name]}
+        told["method"] = self.method.name
+        return told | ({"question": self.question} if self.question else {})
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> Settings:
