@@ -126,7 +126,7 @@ def road(model: Any, processor: Any) -> None:
         ("turns.py", "the cache remembers", "whole and short prompt"),
         ("before.py", "back to the user", f"ids {list(out.shape)}: prompt + {new}"),
     ]
-    figure = Figure(figsize=(9.4, 3.2), dpi=120, layout="constrained")
+    figure = Figure(figsize=(9.4, 2.6), dpi=100, layout="constrained")
     axes = figure.subplots()
     boxes = []
     for i, (file, what, shape) in enumerate(steps):
