@@ -104,12 +104,18 @@ def test_a_killed_run_goes_on(finished, tmp_path, monkeypatch):
 WORDS = ("--limit", 30, "--keep", "12", "--methods", "spare", "--seeds", 1, "--batch", 5)
 
 
-def start(out, **how):
-    """The command in a process of its own."""
+def start(out, first=lambda: None, **how):
+    """The command in a process of its own, which does `first` before all else."""
+
+    def begin():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # shells let their background jobs ignore it
+        first()
+
     command = [sys.executable, "-m", "sparevlm", "bench", "--out", out, *WORDS]
     return subprocess.Popen(
-        list(map(str, command)), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **how
-    )
+        list(map(str, command)), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        preexec_fn=begin, **how,
+    )  # fmt: skip
 
 
 def answers(out):
@@ -152,7 +158,7 @@ def test_a_full_disk(tmp_path, undisturbed):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
 
-    process = start(tmp_path, preexec_fn=limit, env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"})
+    process = start(tmp_path, limit, env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"})
     out, err = process.communicate(timeout=120)
     assert process.returncode != 0 and out == ""
     assert "error: " in err and "too large" in err and "Traceback" not in err
