@@ -30,9 +30,11 @@ def test_forward_is_bit_identical(setup, keep, positions):
     assert torch.equal(found.logits, expected.logits)
     assert torch.equal(found.loss, expected.loss)
     # One tensor up to transformers 5.23, a list of them from 5.24 on.
-    ours, theirs = list(found.image_hidden_states), list(expected.image_hidden_states)
-    assert len(ours) == len(theirs) == 1
-    assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
+    ours, theirs = (
+        torch.cat([rows.reshape(-1, rows.shape[-1]) for rows in out.image_hidden_states])
+        for out in (found, expected)
+    )
+    assert len(ours) == 196 and torch.equal(ours, theirs)
     for ours, theirs in zip(found.hidden_states, expected.hidden_states, strict=True):
         assert torch.equal(ours, theirs)
     assert [(r.before, r.after) for r in handle.report] == [(196, 196)]
