@@ -47,8 +47,8 @@ Written by `make docs` from `families.py`; do not edit. Each family passes one t
 oldest and the newest transformers that are supported, with tiny random models and the family's real
 processor; what of it cannot be imported without torchvision (all video processors, and the image
 processors of Perception LM, Command A Vision, Gemma 4 unified, LFM2-VL, Kimi and Molmo 2) has a
-stand-in that cuts tiles and frames. With torchvision (`make test-torchvision`) the families from
-LightOnOCR on have it still; the others go through the processors that `AutoProcessor` gives
+stand-in that cuts tiles and frames. With torchvision (`make test-torchvision`) none has: all go
+through the processors that `AutoProcessor` gives, for pictures and for videos
 ([what differs](questions.md#does-torchvision-matter)). Molmo 2 came to transformers after 5.19.
 With a static cache, stock transformers masks the tokens of a picture otherwise, pruned or not, for
 Gemma 4 unified, and in 5.18 and 5.19 for the large checkpoints of Gemma 4; unpruned, 5.19 takes no

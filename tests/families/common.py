@@ -43,9 +43,9 @@ def make_tokenizer(*special: str, **named: str) -> PreTrainedTokenizerFast:
     )  # fmt: skip
 
 
-def with_frames(processor: type, *, real: bool = REAL) -> type:
+def with_frames(processor: type) -> type:
     """A processor class that takes a stand-in for its video processor, which needs torchvision."""
-    if real:
+    if REAL:
         return processor
 
     class WithFrames(processor):  # type: ignore[misc, valid-type]

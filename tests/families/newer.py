@@ -21,11 +21,24 @@ from tests.families.common import (
     with_frames,
 )
 from tests.families.grids_and_tiles import Tiles, wide
-from tests.families.videos import GridFrames, MergedFrames, PlacedFrames, PooledFrames
+from tests.families.videos import (
+    FRAMES,
+    HEIGHT,
+    REAL,
+    WIDTH,
+    GridFrames,
+    MergedFrames,
+    PlacedFrames,
+    PooledFrames,
+    image_processor,
+)
 
-# Their stand-ins stay where torchvision is installed, too.
-stand_in = functools.partial(with_frames, real=False)
 MEAN = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+
+
+def video_processor(name: str, stand_in: Callable[[], Any], **settings: Any) -> Any:
+    """A family's processor of videos, made small, or what stands in for it."""
+    return getattr(tf, f"{name}VideoProcessor")(**settings, **MEAN) if REAL else stand_in()
 
 
 def lighton_ocr() -> Made:
@@ -38,8 +51,8 @@ def lighton_ocr() -> Made:
         text_config=tf.Qwen3Config(**text_settings(tokenizer)),
         image_token_id=tokenizer.image_token_id,
     )
-    images = tf.PixtralImageProcessorPil(
-        size={"longest_edge": 112}, patch_size={"height": 28, "width": 28}, **MEAN
+    images = image_processor(
+        "Pixtral", size={"longest_edge": 112}, patch_size={"height": 28, "width": 28}, **MEAN
     )
     processor = tf.LightOnOcrProcessor(images, tokenizer)
     model = wide(lambda: tf.LightOnOcrForConditionalGeneration(config), "vision_projection")
@@ -53,7 +66,8 @@ def deepseek_vl() -> Made:
         text_config=tf.LlamaConfig(**text_settings(tokenizer)),
         image_token_id=tokenizer.image_token_id,
     )
-    images = tf.DeepseekVLImageProcessorPil(size={"height": 56, "width": 56}, min_size=14, **MEAN)
+    square = {"height": 56, "width": 56}
+    images = image_processor("DeepseekVL", size=square, min_size=14, **MEAN)
     processor = tf.DeepseekVLProcessor(images, tokenizer, num_image_tokens=16)
     model = wide(lambda: tf.DeepseekVLForConditionalGeneration(config), "aligner")
     return Made("deepseek_vl", model, processor, image="<image_placeholder>")
@@ -79,7 +93,7 @@ def got_ocr2() -> Made:
         text_config=tf.Qwen2Config(**text_settings(tokenizer)),
         image_token_index=tokenizer.convert_tokens_to_ids("<imgpad>"),
     )
-    images = tf.GotOcr2ImageProcessorPil(size={"height": 64, "width": 64}, **MEAN)
+    images = image_processor("GotOcr2", size={"height": 64, "width": 64}, **MEAN)
     model = wide(lambda: tf.GotOcr2ForConditionalGeneration(config))
     processor = _Sixteen(images, tokenizer)
     return Made("got_ocr2", model, processor, image="<img><imgpad></img>", text_only=False)
@@ -93,12 +107,19 @@ def video_llama_3() -> Made:
         image_token_id=tokenizer.image_token_id,
         video_token_id=tokenizer.video_token_id,
     )
-    images = tf.VideoLlama3ImageProcessorPil(
-        size={"shortest_edge": 16 * 8**2, "longest_edge": 60 * 8**2}, patch_size=8, **MEAN
-    )
-    processor = stand_in(tf.VideoLlama3Processor)(images, tokenizer, MergedFrames())
+    size = {"shortest_edge": 16 * 8**2, "longest_edge": 60 * 8**2}
+    images = image_processor("VideoLlama3", size=size, patch_size=8, **MEAN)
+    videos = video_processor(
+        "VideoLlama3", MergedFrames, patch_size=8, use_token_compression=False,
+        size={"shortest_edge": 16**2, "longest_edge": HEIGHT * WIDTH * FRAMES},
+    )  # fmt: skip
+    processor = with_frames(tf.VideoLlama3Processor)(images, tokenizer, videos)
     model = wide(lambda: tf.VideoLlama3ForConditionalGeneration(config))
     return Made("video_llama_3", model, processor, image="<|image_pad|>", video="<|video_pad|>")
+
+
+# The fewest tokens that their processors take as a limit.
+GEMMA4_SIZES: dict[str, Any] = {"patch_size": 8, "max_soft_tokens": 70, "pooling_kernel_size": 2}
 
 
 def _gemma4_tokenizer() -> Any:
@@ -130,9 +151,10 @@ def _gemma4(**text: Any) -> Made:
         text_config=_gemma4_text(tokenizer, **text),
         **_gemma4_ids(tokenizer),
     )
-    images = tf.Gemma4ImageProcessorPil(patch_size=8, max_soft_tokens=70, pooling_kernel_size=2)
-    make_processor = stand_in(processor_of("gemma4", "Gemma4Processor"))
-    processor = make_processor(tf.Gemma4AudioFeatureExtractor(), images, tokenizer, PlacedFrames())
+    images = image_processor("Gemma4", **GEMMA4_SIZES)
+    videos = video_processor("Gemma4", PlacedFrames, **GEMMA4_SIZES)
+    make_processor = with_frames(processor_of("gemma4", "Gemma4Processor"))
+    processor = make_processor(tf.Gemma4AudioFeatureExtractor(), images, tokenizer, videos)
     model = wide(
         lambda: tf.Gemma4ForConditionalGeneration(config), "embed_vision", "per_layer", "input_proj"
     )
@@ -194,11 +216,13 @@ def gemma4_unified() -> Made:
         text_config=_gemma4_text(tokenizer, use_bidirectional_attention="vision"),
         **_gemma4_ids(tokenizer),
     )  # fmt: skip
+    images = _WholePatches(**MEAN)
+    if REAL:
+        images = image_processor("Gemma4Unified", **GEMMA4_SIZES, **MEAN)
+    placed = functools.partial(PlacedFrames, patch=16, pooled=1)
+    videos = video_processor("Gemma4Unified", placed, **GEMMA4_SIZES)
     own = processor_of("gemma4_unified", "Gemma4UnifiedProcessor", like="Gemma4")
-    processor = stand_in(own)(
-        tf.Gemma4UnifiedAudioFeatureExtractor(), _WholePatches(**MEAN), tokenizer,
-        PlacedFrames(patch=16, pooled=1),
-    )  # fmt: skip
+    processor = with_frames(own)(tf.Gemma4UnifiedAudioFeatureExtractor(), images, tokenizer, videos)
     model = wide(lambda: tf.Gemma4UnifiedForConditionalGeneration(config), "embed_vision")
     image, video = "<|image|>", "<|video|>"
     return Made("gemma4_unified", model, processor, image=image, video=video, nested=True)
@@ -258,7 +282,13 @@ def lfm2_vl() -> Made:
         projector_hidden_size=64,
         tie_word_embeddings=False,
     )
-    processor = tf.Lfm2VlProcessor(_Lfm2Tiles(**MEAN), tokenizer)
+    images = _Lfm2Tiles(**MEAN)
+    if REAL:  # of the three shapes that the tests have, the square is whole here, too
+        images = image_processor(
+            "Lfm2Vl", tile_size=32, encoder_patch_size=8, max_tiles=2, min_image_tokens=4,
+            max_image_tokens=16, max_pixels_tolerance=3.2, **MEAN,
+        )  # fmt: skip
+    processor = tf.Lfm2VlProcessor(images, tokenizer)
     model = wide(lambda: tf.Lfm2VlForConditionalGeneration(config))
     return Made("lfm2_vl", model, processor, nested=True)
 
@@ -275,8 +305,9 @@ def qianfan_ocr() -> Made:
         image_token_id=tokenizer.context_image_token_id,
         image_seq_length=4,
     )
-    images = tf.GotOcr2ImageProcessorPil(
-        crop_to_patches=True, min_patches=1, max_patches=4, size={"height": 56, "width": 56}, **MEAN
+    square = {"height": 56, "width": 56}
+    images = image_processor(
+        "GotOcr2", crop_to_patches=True, min_patches=1, max_patches=4, size=square, **MEAN
     )
     processor = tf.QianfanOCRProcessor(images, tokenizer, image_seq_length=4)
     model = wide(lambda: tf.QianfanOCRForConditionalGeneration(config))
@@ -319,7 +350,11 @@ def kimi_k25() -> Made:
         video_token_id=tokenizer.video_token_id,
         tie_word_embeddings=False,
     )
-    processor = stand_in(tf.Kimi_K25Processor)(_PlainGrid(**MEAN), tokenizer, GridFrames())
+    images = _PlainGrid(**MEAN)
+    if REAL:
+        images = image_processor("Kimi_K25", patch_size=8, max_patches=120, **MEAN)
+    videos = video_processor("Kimi_K25", GridFrames, patch_size=8, max_patches=120)
+    processor = with_frames(tf.Kimi_K25Processor)(images, tokenizer, videos)
     model = wide(lambda: tf.Kimi_K25ForConditionalGeneration(config), "projector", "experts")
     model.set_experts_implementation("eager")  # the one it comes with knows no float64
     image = "<|media_begin|><|media_content|><|media_pad|><|media_end|>"
@@ -377,7 +412,14 @@ def molmo2() -> Made:
         frame_start_token_id=ids["<frame_start>"],
         frame_end_token_id=ids["<frame_end>"],
     )  # fmt: skip
-    processor = stand_in(tf.Molmo2Processor)(_Molmo2Crops(**MEAN), PooledFrames(), tokenizer)
+    size = {"height": 56, "width": 56}
+    images = _Molmo2Crops(**MEAN)
+    if REAL:  # of two crops with a margin 13 patches are seen, which two do not divide
+        images = image_processor(
+            "Molmo2", size=size, patch_size=7, max_crops=2, overlap_margins=[2, 1], **MEAN
+        )
+    videos = video_processor("Molmo2", PooledFrames, size=size, patch_size=7)
+    processor = with_frames(tf.Molmo2Processor)(images, videos, tokenizer)
     model = wide(lambda: tf.Molmo2ForConditionalGeneration(config))
     return Made("molmo2", model, processor, image="<|image|>", video="<|video|>")
 

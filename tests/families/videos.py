@@ -144,12 +144,12 @@ class GridFrames:
 class MergedFrames(GridFrames):
     """Single frames, with the number of patches that are merged, and tokens to keep, as VideoLLaMA.
 
-    `thin` leaves out tokens, some of each frame; else all are kept.
+    `use_token_compression` leaves out tokens, some of each frame; else all are kept.
     """
 
     def __init__(self) -> None:
         super().__init__(pair=1)
-        self.thin = False
+        self.use_token_compression = False
 
     def __call__(
         self, videos: Any, video_metadata: Any = None, return_tensors: Any = "pt", **options: Any
@@ -163,7 +163,7 @@ class MergedFrames(GridFrames):
             torch.arange(tokens) // frame % int(grids[0, 0]),
             torch.arange(tokens) % frame,
         )
-        several["video_compression_mask"] = (place < 4 + number) | (not self.thin)
+        several["video_compression_mask"] = (place < 4 + number) | (not self.use_token_compression)
         return several
 
 

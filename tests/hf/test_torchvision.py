@@ -25,7 +25,7 @@ from tests.families.videos import REAL, times
 pytestmark = pytest.mark.skipif(not REAL, reason="needs torchvision: make test-torchvision")
 
 KEEP = 2
-# Without the latest families, whose stand-ins stay.
+# Without the latest families, which the other tests run with theirs.
 BUILDERS = {n: make for n, make in families.BUILDERS.items() if n not in newer.BUILDERS}
 FILM = "user : <video> what color is the star ? assistant :"
 TWO = "user : <video> <video> which one has a star ? assistant :"
