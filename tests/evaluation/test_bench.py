@@ -101,7 +101,7 @@ def test_a_killed_run_goes_on(finished, tmp_path, monkeypatch):
         assert one["accuracy"] == other["accuracy"] and one["against"] == other["against"]
 
 
-WORDS = ("--limit", 30, "--keep", "12", "--methods", "spare", "--seeds", 1, "--batch", 5)
+WORDS = ("--limit", 15, "--keep", "12", "--methods", "spare", "--seeds", 1, "--batch", 5)
 
 
 def start(out, first=lambda: None, **how):
