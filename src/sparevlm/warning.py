@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import os
 import sys
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
-
-_THROUGH = tuple(
-    str(Path(spec.origin).parent)
-    for name in ("sparevlm", "torch", "transformers")
-    if (spec := find_spec(name)) is not None and spec.origin
-)
 
 
 class SparevlmWarning(UserWarning):
@@ -27,6 +23,13 @@ def warn(message: str) -> None:
         except ValueError:  # all of it is ours, a command for example
             warnings.warn(message, SparevlmWarning, stacklevel=2)
             return
-        if not frame.f_code.co_filename.startswith(_THROUGH):
+        if not frame.f_code.co_filename.startswith(_folders()):
             warnings.warn(message, SparevlmWarning, stacklevel=level)
             return
+
+
+@functools.cache
+def _folders() -> tuple[str, ...]:
+    """Where the packages lie that calls come through, each with a separator behind it."""
+    specs = (find_spec(name) for name in ("sparevlm", "torch", "transformers"))
+    return tuple(str(Path(spec.origin).parent) + os.sep for spec in specs if spec and spec.origin)

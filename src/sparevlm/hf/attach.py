@@ -67,5 +67,5 @@ def attach(
     pruning = Pruning.of(first, model, guide)
     if inside is None:
         return Handle(pruning)
-    check_decoder(inside, model)
+    check_decoder(inside, model, pruning.family)
     return Inside(method, inside, Handle(pruning, part=True))

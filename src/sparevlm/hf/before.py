@@ -55,10 +55,10 @@ class Handle(Attached):
 
     def _shrink(self, kwargs: dict[str, Any], **options: Any) -> Shrunk:
         shrunk = shrink(self._pruning, kwargs, **options)
-        self._local.last = Report(shrunk.report), 1
-        if shrunk.report:
-            self._local.last = Report(shrunk.report), len(kwargs["input_ids"])
-            self.report = Report(shrunk.report)
+        report = Report(shrunk.report)
+        self._local.last = report, len(kwargs["input_ids"]) if report else 1
+        if report:
+            self.report = report
         return shrunk
 
     @property

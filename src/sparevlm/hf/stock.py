@@ -66,7 +66,9 @@ def _number(version: str) -> tuple[int, ...]:
     return (*numbers, *[0] * (3 - len(numbers)))
 
 
-def unknown(what: str, works: str = "methods that prune before the decoder still work") -> Any:
+def unknown(
+    what: str, works: str = "methods that prune before the decoder still work"
+) -> UnknownShapeError:
     """The error for a shape that is not known.
 
     Parameters

@@ -28,11 +28,11 @@ from sparevlm.hf.decoder.held import (
 from sparevlm.hf.decoder.probe import KeyTap, LayerProbe, Taken
 from sparevlm.hf.decoder.shorter import kept_columns, rotary_of, shorter_mask, spread, visible
 from sparevlm.hf.media import token_types
-from sparevlm.hf.supported import find_family
 from sparevlm.methods.in_decoder import LayerTokens, averaged, check_chosen
 from sparevlm.report import ImageReport, Report, Timer
 
 if TYPE_CHECKING:
+    from sparevlm.families import Family
     from sparevlm.hf.before import Handle
     from sparevlm.methods.base import PruningMethod
     from sparevlm.methods.in_decoder import DecoderMethod
@@ -41,15 +41,14 @@ if TYPE_CHECKING:
 _BLOCK = 128  # queries whose attention is computed at a time
 
 
-def check_decoder(method: DecoderMethod, model: Any) -> None:
+def check_decoder(method: DecoderMethod, model: Any, family: Family) -> None:
     """Raise ValueError unless a decoder method can work in this model's language model."""
     decoder = stock.decoder_of(model)
     layers, name = stock.layers_of(decoder), type(decoder).__name__
-    why = find_family(model).inside
-    if why:
+    if family.inside:
         raise ValueError(
-            f"{type(method).__name__} cannot work inside {name}: {why}; use a method that prunes "
-            "before the decoder"
+            f"{type(method).__name__} cannot work inside {name}: {family.inside}; use a "
+            "method that prunes before the decoder"
         )
     if not layers or not all(map(stock.reads_attention, stock.attentions(decoder))):
         raise stock.unknown(

@@ -137,10 +137,9 @@ class Taken:
             self.probe.turns = same
 
     def _refusal(self) -> ValueError:
-        refusal: ValueError = stock.unknown(
+        return stock.unknown(
             f"{self._kind} makes its queries and keys in a way that cannot be read"
         )
-        return refusal
 
     def _rotated(self, heads: Tensor, row: int, columns: Tensor) -> Tensor:
         cos, sin = (part[min(row, len(part) - 1), columns] for part in self.embeddings)
