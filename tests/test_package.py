@@ -94,6 +94,8 @@ def test_sdist(built) -> None:
         names = {name.partition("/")[2] for name in inside.getnames()}
     tracked = {"pyproject.toml", "README.md", "LICENSE", "SECURITY.md", "Makefile", "mkdocs.yml"}
     tracked |= {"tests/test_package.py", "docs/index.md", "examples/first_answer.py"}
+    made_of = ("constraints*.txt", "findings/*", "tests/golden_cases/*")
+    tracked |= {str(p.relative_to(TOP)) for pattern in made_of for p in TOP.glob(pattern)}
     assert tracked <= names
     project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
     assert set(project["license-files"]) <= names

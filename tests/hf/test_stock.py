@@ -16,6 +16,7 @@ from transformers import DynamicCache
 from sparevlm import hf
 from sparevlm.hf import stock
 from sparevlm.methods import SPARE, FastV, UniformGrid
+from sparevlm.warning import warn
 from tests.hf.conftest import ONE, calm
 from tests.tiny import tiny_llava
 
@@ -187,6 +188,14 @@ def test_warnings_name_the_users_line(tiny, monkeypatch, door):
         else:
             hf.preview(method, tiny.model, inputs)
     assert caught[0].filename == __file__
+
+
+def test_a_package_beside_torch_is_the_users_own():
+    """Its folder begins with the name of one that calls come through."""
+    place = f"{Path(torch.__file__).parent}vision/mine.py"
+    with pytest.warns(UserWarning, match="see here") as caught:
+        exec(compile("warn('see here')", place, "exec"), {"warn": warn})
+    assert caught[0].filename == place
 
 
 def test_a_layer_whose_cache_has_another_name(tiny, monkeypatch):
