@@ -513,6 +513,7 @@ def test_models(capsys):
     assert cli.main(["models"]) == 0
     out = capsys.readouterr().out
     assert "llava-hf/llava-1.5-7b-hf" in out and out.splitlines()[0].startswith("family")
+    assert "vLLM" in out.splitlines()[0]
 
 
 def test_version(capsys):

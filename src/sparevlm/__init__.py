@@ -184,9 +184,9 @@ def _method(name: str) -> Any:
     for known in methods.list_methods(
         inside=None
     ):  # a method that was only dropped in is found too
-        found = methods.method_class(known)
-        if found.__name__ == name:
-            return found
+        cls = methods.method_class(known)
+        if cls.__name__ == name:
+            return cls
     raise AttributeError(
         f"module {__name__!r} has no attribute {name!r}: methods are "
         f"{', '.join(methods.list_methods(inside=None))}"

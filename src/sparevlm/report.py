@@ -65,11 +65,11 @@ class _Read:
     def __get__(self, report: Any, owner: Any = None) -> float:
         if report is None:
             raise AttributeError  # the field has no default
-        given = vars(report)["milliseconds"]
-        return given.milliseconds if isinstance(given, Timer | Timers) else given
+        value = vars(report)["milliseconds"]
+        return value.milliseconds if isinstance(value, Timer | Timers) else value
 
-    def __set__(self, report: Any, given: float | Timer | Timers) -> None:
-        vars(report)["milliseconds"] = given
+    def __set__(self, report: Any, value: float | Timer | Timers) -> None:
+        vars(report)["milliseconds"] = value
 
 
 @dataclass(eq=False)
@@ -222,7 +222,7 @@ class Report(list[ImageReport]):
     """Reports of one call, which notebooks show as pictures."""
 
     def _repr_html_(self) -> str:
-        return "".join(one._repr_html_() for one in self)
+        return "".join(image._repr_html_() for image in self)
 
 
 def _unexplained(features: Tensor, indices: Tensor, merged: Tensor | None) -> float:

@@ -98,10 +98,10 @@ class VisualTokens:
         if candidates is not None:
             candidates = candidates[at.to(candidates.device)]
         at = _places(at, self.features.device)
-        given = self.encoder_attention
+        weights = self.encoder_attention
         attention: tuple[Tensor, ...] | None = None
-        if given is not None:
-            parts = given if isinstance(given, tuple) else (given,)
+        if weights is not None:
+            parts = weights if isinstance(weights, tuple) else (weights,)
             attention = tuple(part[..., at] for part in parts)
         query, projector = self.query, self.projector
         return VisualTokens(
@@ -126,13 +126,13 @@ class VisualTokens:
         ValueError
             If there is none, or it fits not the tokens.
         """
-        given = self.encoder_attention
-        if given is None:
+        weights = self.encoder_attention
+        if weights is None:
             raise ValueError(
                 "the vision encoder's attention is missing: attach the method to a model, or give "
                 "VisualTokens(encoder_attention=[heads, tokens])"
             )
-        part = given[which] if isinstance(given, tuple) else given
+        part = weights[which] if isinstance(weights, tuple) else weights
         return _per_token(part[None] if part.ndim == 1 else part, "encoder_attention", len(self), 1)
 
     def keys(self) -> Tensor:
@@ -143,14 +143,14 @@ class VisualTokens:
         ValueError
             If there are none, or they fit not the tokens.
         """
-        given = self.encoder_keys
-        if given is None:
+        states = self.encoder_keys
+        if states is None:
             raise ValueError(
                 "the vision encoder's keys are missing: attach the method to a model, or give "
                 "VisualTokens(encoder_keys=[tokens, heads, channels])"
             )
         return _per_token(
-            given[:, None] if given.ndim == 2 else given, "encoder_keys", len(self), 0
+            states[:, None] if states.ndim == 2 else states, "encoder_keys", len(self), 0
         )
 
     def states(self) -> Tensor:

@@ -9,7 +9,6 @@ import base64
 import io
 import itertools
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
@@ -23,6 +22,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from PIL import Image
 
 from sparevlm.figures import COLORS
+from sparevlm.files import write_whole
 
 Box = tuple[float, float, float, float]
 
@@ -550,7 +550,7 @@ def save(thing: Image.Image | Figure, path: str | PathLike[str]) -> Path:
     ValueError
         As `check_target` does.
     OSError
-        If writing fails; the temporary file is removed.
+        If writing fails; nothing is left behind.
     """
     if isinstance(thing, Image.Image):
         target = check_target(path, PICTURE_SUFFIXES)
@@ -560,19 +560,16 @@ def save(thing: Image.Image | Figure, path: str | PathLike[str]) -> Path:
         raise TypeError(
             f"{type(thing).__name__} cannot be saved: give a PIL image or a matplotlib figure"
         )
-    final = Path(os.path.realpath(target))  # a link stays a link
-    temporary = final.with_name(f".sparevlm-{secrets.token_hex(8)}{final.suffix}")
-    try:
-        _write(thing, temporary, target.suffix.lower())
-        os.replace(temporary, final)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(target, _encoded(thing, target.suffix.lower()))
     return target
 
 
-def _write(thing: Image.Image | Figure, path: Path, suffix: str) -> None:
+def _encoded(thing: Image.Image | Figure, suffix: str) -> bytes:
+    data = io.BytesIO()
     if isinstance(thing, Figure):
-        thing.savefig(path, format=suffix[1:])
-        return
-    options: dict[str, Any] = {"quality": 92} if suffix in (".jpg", ".jpeg", ".webp") else {}
-    thing.convert("RGB").save(path, format=Image.registered_extensions()[suffix], **options)
+        thing.savefig(data, format=suffix[1:])
+    else:
+        options: dict[str, Any] = {"quality": 92} if suffix in (".jpg", ".jpeg", ".webp") else {}
+        form = Image.registered_extensions()[suffix]
+        thing.convert("RGB").save(data, format=form, **options)
+    return data.getvalue()

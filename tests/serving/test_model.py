@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sparevlm.serving import metrics
-from sparevlm.serving.item import Item
+from sparevlm.serving.item import PrunedItem
 from sparevlm.serving.places import OnGrid, OnLine
 from sparevlm.serving.settings import read_settings
 from sparevlm.tokens import Reduction, VisualTokens
@@ -93,7 +93,7 @@ class Feature:
 
 def item(keep, total=24, positions="original", **more):
     settings = read_settings({"keep": keep, **more}, positions=("original", "compact"))
-    return Item(settings.keeping(keep).placed(positions), total)
+    return PrunedItem(settings.keeping(keep).placed(positions), total)
 
 
 def pictures(*seeds, total=24):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sparevlm import Residual
-from sparevlm.serving.item import Item
+from sparevlm.serving.item import PrunedItem
 from sparevlm.serving.model import batches
 from sparevlm.serving.settings import from_environment, read_settings, servable
 
@@ -106,8 +106,8 @@ def test_environment(monkeypatch):
 @pytest.mark.parametrize("name", servable())
 def test_an_item_comes_back_as_it_was(name):
     settings = read({"keep": 0.5, "method": name}).keeping(7).placed("compact")
-    item = Item(settings, 196)
-    back = Item.from_tensor(item.to_tensor())
+    item = PrunedItem(settings, 196)
+    back = PrunedItem.from_tensor(item.to_tensor())
     assert back == item
     assert (back.count, back.total, back.original) == (7, 196, False)
     assert json.dumps(settings.as_dict())
@@ -116,7 +116,9 @@ def test_an_item_comes_back_as_it_was(name):
 def test_an_item_carries_any_question():
     settings = read({"keep": 7, "guidance": "anti"})
     asked = type(settings)(settings.method, 'Größe "x"?\n日本')
-    assert Item.from_tensor(Item(asked, 9).to_tensor()).settings.question == asked.question
+    assert (
+        PrunedItem.from_tensor(PrunedItem(asked, 9).to_tensor()).settings.question == asked.question
+    )
 
 
 def test_every_method_that_can_be_served_gives_the_number_it_promised():

@@ -112,7 +112,7 @@ def _ask(args: argparse.Namespace) -> str:
         )
     if args.save:
         _save_overlay(pictures, pruned.report, processor, args.save)
-    found = {
+    result = {
         "question": question,
         "answer": pruned.text,
         "full_answer": full.text if full else None,
@@ -126,7 +126,7 @@ def _ask(args: argparse.Namespace) -> str:
         "full_prefill_ms": round(full.first_ms, 3) if full else None,
         "picture": args.save,
     }
-    return json.dumps(found) if args.json else _answer_table(found)
+    return json.dumps(result) if args.json else _answer_table(result)
 
 
 def _layers(report: list[ImageReport]) -> dict[str, Any]:
@@ -183,37 +183,37 @@ def _save_overlay(
     from sparevlm import viz
 
     drawn = [
-        viz.overlay(picture, found, processor)
-        for picture, found in zip(pictures, report, strict=True)
+        viz.overlay(picture, kept, processor)
+        for picture, kept in zip(pictures, report, strict=True)
     ]
     viz.save(viz.side_by_side(drawn), path)
 
 
-def _answer_table(found: dict[str, Any]) -> str:
+def _answer_table(result: dict[str, Any]) -> str:
     rows = [("", "first token", "selection", "answer")]
-    if found["full_prefill_ms"] is not None:
-        label = f"all {found['visual_tokens']} tokens"
-        rows.append((label, f"{found['full_prefill_ms']:.1f} ms", "", found["full_answer"]))
-    label = f"{found['method']} {found['kept_tokens']} tokens"
-    if "average_tokens" in found:
-        label = f"{found['method']} {found['average_tokens']:.0f} tokens on average"
-    if found["full_prefill_ms"] is None:
-        label += f" of {found['visual_tokens']}"
-    times = f"{found['prefill_ms']:.1f} ms", f"{found['selection_ms']:.1f} ms"
-    rows.append((label, *times, found["answer"]))
+    if result["full_prefill_ms"] is not None:
+        label = f"all {result['visual_tokens']} tokens"
+        rows.append((label, f"{result['full_prefill_ms']:.1f} ms", "", result["full_answer"]))
+    label = f"{result['method']} {result['kept_tokens']} tokens"
+    if "average_tokens" in result:
+        label = f"{result['method']} {result['average_tokens']:.0f} tokens on average"
+    if result["full_prefill_ms"] is None:
+        label += f" of {result['visual_tokens']}"
+    times = f"{result['prefill_ms']:.1f} ms", f"{result['selection_ms']:.1f} ms"
+    rows.append((label, *times, result["answer"]))
     shown = [(*row[:3], one_line(row[3]) or "(no answer)") for row in rows]
-    lines = [one_line(found["question"]), "", *table(shown, right=(1, 2))]
-    if found["picture"]:
-        lines += ["", f"kept tokens drawn in {found['picture']}"]
+    lines = [one_line(result["question"]), "", *table(shown, right=(1, 2))]
+    if result["picture"]:
+        lines += ["", f"kept tokens drawn in {result['picture']}"]
     return "\n".join(lines)
 
 
-def _served_table(found: dict[str, Any]) -> str:
+def _served_table(result: dict[str, Any]) -> str:
     rows = [("", "first token", "answer")]
     for label, part in (("all tokens", "full_"), ("pruned", "")):
-        if found[f"{part}prefill_ms"] is not None:
-            prompt = found[f"{part}prompt_tokens"]
+        if result[f"{part}prefill_ms"] is not None:
+            prompt = result[f"{part}prompt_tokens"]
             label += "" if prompt is None else f", a prompt of {prompt}"
-            answer = one_line(found[f"{part}answer"]) or "(no answer)"
-            rows.append((label, f"{found[f'{part}prefill_ms']:.1f} ms", answer))
-    return "\n".join([one_line(found["question"]), "", *table(rows, right=(1,))])
+            answer = one_line(result[f"{part}answer"]) or "(no answer)"
+            rows.append((label, f"{result[f'{part}prefill_ms']:.1f} ms", answer))
+    return "\n".join([one_line(result["question"]), "", *table(rows, right=(1,))])

@@ -73,7 +73,7 @@ def _bench(args: argparse.Namespace) -> str:
     items, odd = _items(args)
     with quiet():
         model, processor = hf.load(args.model, dtype=args.dtype, device=args.device)
-        found = evaluation.bench(
+        summary = evaluation.bench(
             model,
             processor,
             items,
@@ -87,7 +87,7 @@ def _bench(args: argparse.Namespace) -> str:
             odd=odd,
             about={"model": args.model, "task": args.task},
         )
-    left = len(found["left_out"])
+    left = len(summary["left_out"])
     said = f"{left} questions were left out, see report.md; " if left else ""
     return f"{said}written: {args.out / 'report.md'}, {args.out / 'results.json'}"
 

@@ -34,7 +34,7 @@ def _compare(args: argparse.Namespace) -> str:
     if args.benchmark is not None and args.benchmark not in known:
         raise ValueError(f"--benchmark {args.benchmark}: it is none of {', '.join(known)}")
     runs = read_finished(args.results, args.benchmark)
-    found = [compare(run, known_model(run.model, args.model)) for run in runs]
+    comparisons = [compare(run, known_model(run.model, args.model)) for run in runs]
     if args.json:
-        return json.dumps([one.as_dict() for one in found], indent=1)
-    return "\n\n".join(written(one) for one in found)
+        return json.dumps([comparison.as_dict() for comparison in comparisons], indent=1)
+    return "\n\n".join(written(comparison) for comparison in comparisons)

@@ -27,11 +27,11 @@ def add_listings(commands: Any) -> None:
 def _methods(args: argparse.Namespace) -> str:
     from sparevlm.methods import list_methods, method_class
 
-    found = [_describe(method_class(name)) for name in list_methods(inside=None)]
+    methods = [_describe(method_class(name)) for name in list_methods(inside=None)]
     if args.json:
-        return json.dumps(found)
+        return json.dumps(methods)
     blocks = []
-    for facts in found:
+    for facts in methods:
         settings = ", ".join(f"{name}={value!r}" for name, value in facts["settings"].items())
         rows = [
             ("  class", f"sparevlm.{facts['class']}"),
@@ -72,15 +72,16 @@ def _describe(cls: type[PruningMethod]) -> dict[str, Any]:
 def _models(args: argparse.Namespace) -> str:
     from sparevlm.hf import family_facts
 
-    found = family_facts()
+    families = family_facts()
     if args.json:
-        return json.dumps(found)
+        return json.dumps(families)
     rows = [
         (
             "family",
             "model_type",
             "images",
             "video",
+            "vLLM",
             "text tower",
             "positions",
             "status",
@@ -88,9 +89,10 @@ def _models(args: argparse.Namespace) -> str:
             "class, checkpoints",
         )
     ]
-    for facts in found:
+    for facts in families:
         rows.append((
             facts["name"], facts["model_type"], _yes(facts["images"]), _yes(facts["video"]),
+            _yes(facts["serving"]),
             facts["text_tower"] or "-", facts["positions"], facts["status"], facts["tokens"],
             ", ".join([facts["classes"][0], *facts["hub"]]),
         ))  # fmt: skip

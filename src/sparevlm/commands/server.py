@@ -41,8 +41,8 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any] | None:
     for name in HERE:
         if getattr(args, name) is not None:
             raise ValueError(f"--{name} needs the model here: leave it out with --url")
-    given = {name: getattr(args, name) for name in ASKED}
-    return {name: value for name, value in given.items() if value is not None} or None
+    settings = {name: getattr(args, name) for name in ASKED}
+    return {name: value for name, value in settings.items() if value is not None} or None
 
 
 def ask_server(args: argparse.Namespace, pictures: Sequence[Image.Image]) -> dict[str, Any]:

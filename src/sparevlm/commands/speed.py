@@ -96,12 +96,12 @@ def _speed(args: argparse.Namespace) -> str:
 
 def _numbers(text: str, option: str) -> list[int]:
     try:
-        found = [int(part) for part in text.split(",")]
+        numbers = [int(part) for part in text.split(",")]
     except ValueError:
-        found = []
-    if not found or min(found) < 1:
+        numbers = []
+    if not numbers or min(numbers) < 1:
         raise ValueError(f"{option} {text}: give positive numbers, such as 1,8")
-    return found
+    return numbers
 
 
 def _about(args: argparse.Namespace, dtype: Any) -> dict[str, Any]:

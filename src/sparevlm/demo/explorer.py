@@ -140,5 +140,5 @@ class Explorer:
                 self._model, tokenizer=self.processor.tokenizer, question=look.question
             ) as handle,
         ):
-            found = asking.answer(self._model, self.processor, look.inputs, self._longest, handle)
-        return Said(found, found.report[0])
+            answer = asking.answer(self._model, self.processor, look.inputs, self._longest, handle)
+        return Said(answer, answer.report[0])

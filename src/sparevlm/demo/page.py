@@ -172,20 +172,20 @@ class Page:
 
     def from_address(self, request: gr.Request) -> list[Any]:
         """Settings as the address has them; what it lacks, or has wrong, is as usual."""
-        given = dict(request.query_params)
-        name = given.get("picture", "")
+        settings = dict(request.query_params)
+        name = settings.get("picture", "")
         path, example = self._examples.get(name, next(iter(self._examples.values())))
         known = list_methods(inside=None)
-        first, _, second = given.get("methods", "").partition(",")
-        keep = given.get("keep", "")
-        view = given.get("view")
+        first, _, second = settings.get("methods", "").partition(",")
+        keep = settings.get("keep", "")
+        view = settings.get("view")
         return [
             path,
             int(keep) if keep.isdecimal() and 0 < int(keep) < 10**6 else KEEP,
             view if view in VIEWS else VIEWS[0],
             first if first in known else METHODS[0],
             second if second in known else METHODS[1],
-            given.get("question", example.question)[:LONGEST],
+            settings.get("question", example.question)[:LONGEST],
             example.name,
         ]
 

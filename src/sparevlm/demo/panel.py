@@ -127,9 +127,9 @@ def full(look: Look, right: str | None) -> str:
     )
 
 
-def said(found: Said, label: str, keep: int) -> str:
+def said(reply: Said, label: str, keep: int) -> str:
     """The answer with a budget, and for methods without one order what they kept."""
-    report = found.report
+    report = reply.report
     kept = json.dumps({"keep": keep, "kept": report.indices.tolist()})
     tokens = f"{report.after} tokens"
     if report.stages:
@@ -139,8 +139,8 @@ def said(found: Said, label: str, keep: int) -> str:
     return (
         f'<div class="sv-said" data-kept="{html.escape(kept, quote=True)}">'
         f"<strong>{html.escape(label)}, {tokens}</strong>"
-        f'<span class="sv-answer">{_answer(found.answer.text)}</span>'
-        f'<span class="sv-note">{found.answer.first_ms:.1f} ms to the first token, '
+        f'<span class="sv-answer">{_answer(reply.answer.text)}</span>'
+        f'<span class="sv-note">{reply.answer.first_ms:.1f} ms to the first token, '
         f"{report.milliseconds:.1f} of them choosing</span></div>"
     )
 
@@ -159,13 +159,13 @@ def refused(words: str) -> str:
     return f'<p class="sv-refused" role="alert">{html.escape(words)}</p>'
 
 
-def curves(found: Mapping[str, Ranks]) -> str:
+def curves(orders: Mapping[str, Ranks]) -> str:
     """What is left unexplained at every budget, beside the least that could be."""
-    if not found:
+    if not orders:
         return ""
-    longest = max(found.values(), key=lambda ranks: len(ranks.bound))
+    longest = max(orders.values(), key=lambda ranks: len(ranks.bound))
     figure = viz.residual_curves(
-        {name: ranks.curve for name, ranks in found.items()}, longest.bound
+        {name: ranks.curve for name, ranks in orders.items()}, longest.bound
     )
     figure.set_size_inches(7.6, 3.6)
     figure.patch.set_alpha(0)

@@ -29,8 +29,8 @@ def examples() -> tuple[Example, ...]:
     """Scenes from the pocket model's validation questions, which it was not trained on."""
     from sparevlm.pocket.questions import sample
 
-    found = []
+    scenes = []
     for kind, index in _DRAWN:
         scene, question = sample("validation", index, kind)
-        found.append(Example(f"{kind}-{index}", question.text, question.answer, scene.picture()))
-    return tuple(found)
+        scenes.append(Example(f"{kind}-{index}", question.text, question.answer, scene.picture()))
+    return tuple(scenes)

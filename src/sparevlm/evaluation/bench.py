@@ -96,9 +96,9 @@ def bench(
         options={"tokenizer": processor.tokenizer, "relevance": relevance},
         draw=gallery.draw,
     )
-    found = results(items, settings, answers, {**(odd or {}), **unusable, **unread}, about)
-    write_report(found, out, gallery.page(items, settings, answers))
-    return found
+    summary = results(items, settings, answers, {**(odd or {}), **unusable, **unread}, about)
+    write_report(summary, out, gallery.page(items, settings, answers))
+    return summary
 
 
 def _items(rows: Iterable[Any]) -> tuple[list[Item], dict[int, str]]:

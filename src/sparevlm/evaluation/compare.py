@@ -134,8 +134,8 @@ def compare(run: Finished, model: str) -> Comparison:
 
 def _far(kept: int, budget: int, rows: dict[Any, Any]) -> tuple[bool, float]:
     """Budgets that have rows first, then the nearest by ratio."""
-    there = any(key[2] == kept for key in rows)
-    return not there, abs(kept - budget) / max(budget, 1)
+    published = any(key[2] == kept for key in rows)
+    return not published, abs(kept - budget) / max(budget, 1)
 
 
 def _budget(run: Finished, cells: Sequence[Published]) -> int:
@@ -155,43 +155,43 @@ def _budget(run: Finished, cells: Sequence[Published]) -> int:
 
 
 def _warnings(run: Finished, model: str, lines: Sequence[Line], budget: int) -> list[str]:
-    found = []
+    warnings = []
     average = sorted({line.method for line in lines if line.accounting == "average"})
     if average and run.method != "none":
-        found.append(
+        warnings.append(
             f"token accounting: {', '.join(average)} are quoted at {lines[-1].budget} tokens "
             "averaged over the layers of the language model; this run counts the tokens that "
             "enter it"
         )
     near = {line.budget for line in lines if line.method != "full"}
     if near and near != {budget} and run.method != "none":
-        found.append(f"budget: this run kept {budget} tokens, the rows beside it {near.pop()}")
+        warnings.append(f"budget: this run kept {budget} tokens, the rows beside it {near.pop()}")
     theirs = {name for line in lines for name in line.cells}
     for name in run.scores:
         if name not in theirs:
-            found.append(f"{name}: no published score at this budget")
+            warnings.append(f"{name}: no published score at this budget")
     if "mme_p" in run.scores:
         kinds = {cell.benchmark for cell in published() if cell.model == model}
         if {"mme_p", "mme_pc"} & kinds:
-            found.append(
+            warnings.append(
                 "MME: papers print perception (mme_p) or perception and cognition added up "
                 "(mme_pc); each is compared with its own kind only"
             )
         if "mme_pc" not in run.scores:
-            found.append(
+            warnings.append(
                 "MME: this run has perception alone, so rows that add cognition are left out"
             )
     if "textvqa" in run.scores:
         wanted = model in TEXTVQA_WITH_OCR
         if run.ocr is None:
-            found.append("TextVQA: the run does not say whether its prompts hold OCR tokens")
+            warnings.append("TextVQA: the run does not say whether its prompts hold OCR tokens")
         elif run.ocr != wanted:
-            found.append(
+            warnings.append(
                 f"TextVQA: published scores of {model} are "
                 f"{'with' if wanted else 'without'} OCR tokens in the prompt, this run is "
                 f"{'with' if run.ocr else 'without'} them: not comparable"
             )
-    return [*found, *run.remarks]
+    return [*warnings, *run.remarks]
 
 
 def written(comparison: Comparison) -> str:

@@ -101,10 +101,10 @@ def read_finished(path: str | Path, benchmark: str | None = None) -> list[Finish
     if not path.exists():
         raise ValueError(f"there is no {path}: give a results file or a folder that holds one")
     if path.is_dir():
-        found = [p for p in path.rglob("*results.json") if not p.name.startswith(".")]
-        if not found:
+        files = [p for p in path.rglob("*results.json") if not p.name.startswith(".")]
+        if not files:
             raise ValueError(f"{path} holds no results.json of bench and no results of lmms-eval")
-        path = max(found, key=lambda p: p.stat().st_mtime)
+        path = max(files, key=lambda p: p.stat().st_mtime)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -179,10 +179,10 @@ def _of_lmms(path: Path, data: dict[str, Any]) -> Finished:
     )
 
 
-def _arguments(given: Any) -> dict[str, Any]:
-    if isinstance(given, dict):
-        return given
-    pairs = (part.split("=", 1) for part in str(given or "").split(",") if "=" in part)
+def _arguments(written: Any) -> dict[str, Any]:
+    if isinstance(written, dict):
+        return written
+    pairs = (part.split("=", 1) for part in str(written or "").split(",") if "=" in part)
     return {name.strip(): value.strip() for name, value in pairs}
 
 
@@ -203,9 +203,9 @@ def _tokens(data: dict[str, Any], arguments: dict[str, Any], method: str) -> flo
 
 
 def _ocr(config: dict[str, Any]) -> bool | None:
-    given = config.get("lmms_eval_specific_kwargs")
-    if not isinstance(given, dict):
+    arguments = config.get("lmms_eval_specific_kwargs")
+    if not isinstance(arguments, dict):
         return None
-    flags = [given, *(part for part in given.values() if isinstance(part, dict))]
-    found = [part["ocr"] for part in flags if "ocr" in part]
-    return bool(found[0]) if found else None
+    flags = [arguments, *(part for part in arguments.values() if isinstance(part, dict))]
+    answers = [part["ocr"] for part in flags if "ocr" in part]
+    return bool(answers[0]) if answers else None

@@ -93,7 +93,7 @@ def make_settings(
     ValueError
         If there is no such method.
     """
-    found = [
+    settings = [
         Setting("all tokens", "", 0, None),
         Setting("no-image", "", 0, get_method("no-image", 1)),
     ]
@@ -105,8 +105,8 @@ def make_settings(
             draws = "seed" in method_class(name).__dataclass_fields__
             for seed in range(seeds if draws else 1):
                 method = get_method(name, keep, **({"seed": seed} if draws else {}))
-                found.append(Setting(name, _written(keep), seed, method))
-    return found
+                settings.append(Setting(name, _written(keep), seed, method))
+    return settings
 
 
 def _written(keep: int | float) -> str:
@@ -170,9 +170,9 @@ def run(
                 method = setting.method
                 pruning = method.attach(model, **(options or {})) if method else nullcontext()
                 with pruning as handle:
-                    for found in asker.ask(some, setting, handle, odd, encodings):
-                        done[found.setting, found.row] = found
-                        lines.write(json.dumps(asdict(found)) + "\n")
+                    for answer in asker.ask(some, setting, handle, odd, encodings):
+                        done[answer.setting, answer.row] = answer
+                        lines.write(json.dumps(asdict(answer)) + "\n")
                 lines.flush()
                 bar.update(len(some))
     return [a for a in done.values() if a.row not in odd], odd
@@ -292,16 +292,16 @@ def _check_same(path: Path, about: dict[str, Any]) -> None:
     if not path.exists():
         path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         return
-    there = json.loads(path.read_text(encoding="utf-8"))
-    if there.get("schema") != about["schema"]:
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if before.get("schema") != about["schema"]:
         raise ValueError(
             f"{path.parent} holds a run of another version of sparevlm (schema "
-            f"{there.get('schema')}, now {about['schema']}): give another folder"
+            f"{before.get('schema')}, now {about['schema']}): give another folder"
         )
-    changed = [name for name in about if there.get(name) != json.loads(json.dumps(about[name]))]
+    changed = [name for name in about if before.get(name) != json.loads(json.dumps(about[name]))]
     if changed:
         name = changed[0]
         raise ValueError(
-            f"{path.parent} holds a run with {name} {there.get(name)!r}, and this one has "
+            f"{path.parent} holds a run with {name} {before.get(name)!r}, and this one has "
             f"{about[name]!r}: give another folder"
         )

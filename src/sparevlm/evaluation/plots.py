@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from sparevlm.figures import COLORS, MARKS, finish
 
 
-def accuracy_plot(found: dict[str, Any]) -> Figure:
+def accuracy_plot(summary: dict[str, Any]) -> Figure:
     """Accuracy against visual tokens, a line a method; all tokens and no picture as levels."""
     figure = Figure(figsize=(7.5, 4.8), layout="constrained")
     axes = figure.subplots()
-    for i, (name, points) in enumerate(_by_method(found).items()):
+    for i, (name, points) in enumerate(_by_method(summary).items()):
         points = sorted(points, key=lambda s: s["tokens"])
         axes.plot(
             [s["tokens"] for s in points],
@@ -25,10 +25,10 @@ def accuracy_plot(found: dict[str, Any]) -> Figure:
             label=name,
         )
     for name, style in (("all tokens", "--"), ("no-image", ":")):
-        level = next(100 * s["accuracy"] for s in found["settings"] if s["method"] == name)
+        level = next(100 * s["accuracy"] for s in summary["settings"] if s["method"] == name)
         axes.axhline(level, color="#666666", linestyle=style, linewidth=1, label=name)
     axes.set_xscale("log")
-    ticks = sorted({round(s["tokens"]) for points in _by_method(found).values() for s in points})
+    ticks = sorted({round(s["tokens"]) for points in _by_method(summary).values() for s in points})
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
     axes.set_xlabel("visual tokens kept")
@@ -38,11 +38,11 @@ def accuracy_plot(found: dict[str, Any]) -> Figure:
     return figure
 
 
-def residual_plot(found: dict[str, Any]) -> Figure:
+def residual_plot(summary: dict[str, Any]) -> Figure:
     """Accuracy against the relative squared residual, a point a method and budget."""
     figure = Figure(figsize=(7.5, 4.8), layout="constrained")
     axes = figure.subplots()
-    for i, (name, points) in enumerate(_by_method(found).items()):
+    for i, (name, points) in enumerate(_by_method(summary).items()):
         axes.plot(
             [s["residual"] for s in points],
             [100 * s["accuracy"] for s in points],
@@ -59,9 +59,9 @@ def residual_plot(found: dict[str, Any]) -> Figure:
     return figure
 
 
-def _by_method(found: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+def _by_method(summary: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     groups: dict[str, list[dict[str, Any]]] = {}
-    for setting in found["settings"]:
+    for setting in summary["settings"]:
         if setting["budget"]:
             groups.setdefault(setting["method"], []).append(setting)
     return groups

@@ -42,20 +42,20 @@ def results(
     }
     full, blind = right["all tokens", ""].mean(), right["no-image", ""].mean()
     whole = [said["all tokens", item.row].said for item in asked]
-    found = []
+    rows = []
     for (name, budget), members in groups.items():
         outcome = right[name, budget]
         each = [[said[s.key, item.row] for item in asked] for s in members]
-        flat = [answer for one in each for answer in one]
+        flat = [answer for draw in each for answer in draw]
         plain, above = relative(float(outcome.mean()), float(full), float(blind))
-        f1 = [yes_no_f1([a.said for a in one], [i.answers[0] for i in asked]) for one in each]
+        f1 = [yes_no_f1([a.said for a in draw], [i.answers[0] for i in asked]) for draw in each]
         known = [value for value in f1 if value is not None]
         against = {
             other: list(interval(outcome, right[other, budget]))
             for other in _AGAINST
             if (other, budget) in right and other != name
         }
-        found.append({
+        rows.append({
             "method": name,
             "budget": budget,
             "seeds": len(members),
@@ -66,7 +66,7 @@ def results(
             "against": against,
             "yes_no_f1": float(np.mean(known)) if known else None,
             "agreement": float(
-                np.mean([a.said == w for one in each for a, w in zip(one, whole, strict=True)])
+                np.mean([a.said == w for draw in each for a, w in zip(draw, whole, strict=True)])
             ),
             "tokens_before": float(np.mean([a.before for a in flat])),
             "tokens": float(np.mean([a.tokens for a in flat])),
@@ -78,7 +78,7 @@ def results(
         })  # fmt: skip
     left_out = {str(row): why for row, why in sorted(odd.items())}
     return {"schema": SCHEMA, "about": about, "questions": len(asked), "left_out": left_out,
-            "settings": found}  # fmt: skip
+            "settings": rows}  # fmt: skip
 
 
 def _by_skill(items: Sequence[Item], outcome: Any) -> dict[str, float]:
@@ -89,26 +89,26 @@ def _by_skill(items: Sequence[Item], outcome: Any) -> dict[str, float]:
     }
 
 
-def write_report(found: dict[str, Any], out: Path, gallery: str = "") -> None:
+def write_report(summary: dict[str, Any], out: Path, gallery: str = "") -> None:
     """Write results.json, report.md, the plots and report.html, each under another name first.
 
     `gallery` is HTML for the page.
     """
-    plots = {"accuracy.png": accuracy_plot(found), "residual.png": residual_plot(found)}
+    plots = {"accuracy.png": accuracy_plot(summary), "residual.png": residual_plot(summary)}
     drawn = {name: png(figure) for name, figure in plots.items()}
     files = {
-        "results.json": (json.dumps(found, indent=1) + "\n").encode(),
-        "report.md": markdown(found).encode(),
+        "results.json": (json.dumps(summary, indent=1) + "\n").encode(),
+        "report.md": markdown(summary).encode(),
         **drawn,
-        "report.html": page(found, drawn, gallery).encode(),
+        "report.html": page(summary, drawn, gallery).encode(),
     }
     write_files(out, files)
 
 
-def page(found: dict[str, Any], plots: dict[str, bytes], gallery: str = "") -> str:
+def page(summary: dict[str, Any], plots: dict[str, bytes], gallery: str = "") -> str:
     """The report as one HTML file, plots inside."""
-    head, rows = table(found)
-    title = html.escape(f"{found['about']['task']}, {found['about']['model']}")
+    head, rows = table(summary)
+    title = html.escape(f"{summary['about']['task']}, {summary['about']['model']}")
     cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
     body = "".join(
         "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n"
@@ -120,15 +120,15 @@ def page(found: dict[str, Any], plots: dict[str, bytes], gallery: str = "") -> s
         for name, data in plots.items()
     )
     left = "".join(
-        f"<li>row {row}: {html.escape(why)}</li>" for row, why in found["left_out"].items()
+        f"<li>row {row}: {html.escape(why)}</li>" for row, why in summary["left_out"].items()
     )
     return _PAGE.format(
         title=title,
-        words=html.escape(_words(found)),
+        words=html.escape(_words(summary)),
         pictures=pictures,
         head=cells,
         body=body,
-        gallery=gallery + _as_list(_schedules(found)[3:]),
+        gallery=gallery + _as_list(_schedules(summary)[3:]),
         left=f"<h2>Left out</h2><ul>{left}</ul>" if left else "",
     )
 
@@ -168,28 +168,28 @@ th:first-child, td:first-child {{ text-align: left; }}
 """
 
 
-def markdown(found: dict[str, Any]) -> str:
+def markdown(summary: dict[str, Any]) -> str:
     """The report as text: one line a method and budget, in percent."""
-    head, rows = table(found)
+    head, rows = table(summary)
     lines = [
-        f"# {found['about']['task']}, {found['about']['model']}",
+        f"# {summary['about']['task']}, {summary['about']['model']}",
         "",
-        _words(found),
+        _words(summary),
         "",
         "| " + " | ".join(head) + " |",
         "|" + "---|" * len(head),
         *("| " + " | ".join(row) + " |" for row in rows),
     ]
-    lines += _schedules(found)
-    if found["left_out"]:
+    lines += _schedules(summary)
+    if summary["left_out"]:
         lines += ["", "Left out:", ""]
-        lines += [f"- row {row}: {why}" for row, why in found["left_out"].items()]
+        lines += [f"- row {row}: {why}" for row, why in summary["left_out"].items()]
     return "\n".join(lines) + "\n"
 
 
-def _schedules(found: dict[str, Any]) -> list[str]:
+def _schedules(summary: dict[str, Any]) -> list[str]:
     """What methods inside the language model leave to which layers, of the first question."""
-    inside = [s for s in found["settings"] if s.get("schedule")]
+    inside = [s for s in summary["settings"] if s.get("schedule")]
     if not inside:
         return []
     lines = ["", "Tokens on average over layers; inside the language model there are really:", ""]
@@ -199,17 +199,17 @@ def _schedules(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _words(found: dict[str, Any]) -> str:
+def _words(summary: dict[str, Any]) -> str:
     return (
-        f"{found['questions']:,} questions; accuracy in percent. Differences are on the same "
+        f"{summary['questions']:,} questions; accuracy in percent. Differences are on the same "
         "questions, with 95 % paired bootstrap intervals. Milliseconds are a question's share of "
         "its batch, and of selection alone."
     )
 
 
-def table(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+def table(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Column names, and one row of cells a method and budget."""
-    skills = list(dict.fromkeys(skill for s in found["settings"] for skill in s["skills"]))
+    skills = list(dict.fromkeys(skill for s in summary["settings"] for skill in s["skills"]))
     head = [
         "kept by", "budget", "tokens", "all", "of unpruned", "above no image", "from SPARE",
         "from random", "agrees", "residual", "selection ms", "first token ms", *skills,
@@ -222,7 +222,7 @@ def table(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
             _percent(s["agreement"]), f"{s['residual']:.3f}", f"{s['selection_ms']:.1f}",
             f"{s['first_token_ms']:.1f}", *(_percent(s["skills"].get(skill)) for skill in skills),
         ]
-        for s in found["settings"]
+        for s in summary["settings"]
     ]  # fmt: skip
     return head, rows
 

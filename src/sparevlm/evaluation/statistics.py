@@ -31,10 +31,10 @@ def interval(ours: Outcomes, theirs: Outcomes, seed: int = 0) -> tuple[float, fl
     if np.all(difference == difference[0]):
         mean = float(difference[0])
         return mean, mean, mean
-    found = bootstrap(
+    bounds = bootstrap(
         (difference,), np.mean, n_resamples=2000, method="percentile", rng=seed
     ).confidence_interval
-    return float(difference.mean()), float(found.low), float(found.high)
+    return float(difference.mean()), float(bounds.low), float(bounds.high)
 
 
 def relative(accuracy: float, full: float, blind: float) -> tuple[float | None, float | None]:

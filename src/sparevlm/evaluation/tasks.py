@@ -133,12 +133,12 @@ def make_items(
     return items, odd
 
 
-def _odd(given: dict[str, Any]) -> str:
-    if not isinstance(given["question"], str):
+def _odd(row: dict[str, Any]) -> str:
+    if not isinstance(row["question"], str):
         return "its question is no text"
-    answer = given["answer"]
+    answer = row["answer"]
     several = list(answer) if isinstance(answer, list | tuple) else [answer]
-    if not several or not all(isinstance(one, str) for one in several):
+    if not several or not all(isinstance(text, str) for text in several):
         return f"its answer {answer!r} is no text"
     return ""
 
@@ -149,10 +149,10 @@ def _jsonl(path: Path) -> Iterator[Any]:
             if not line.strip():
                 continue
             try:
-                found = json.loads(line)
+                row = json.loads(line)
             except json.JSONDecodeError as error:
-                found = f"it is no JSON ({error})"
-            yield found if isinstance(found, dict | str) else "it is no JSON object"
+                row = f"it is no JSON ({error})"
+            yield row if isinstance(row, dict | str) else "it is no JSON object"
 
 
 def _parquet(path: Path) -> Iterator[Any]:
@@ -166,7 +166,7 @@ def _parquet(path: Path) -> Iterator[Any]:
 
 def _opener(image: Any, folder: Path) -> Callable[[], list[Image.Image]]:
     several = image if isinstance(image, list) else [image]
-    return lambda: [_open(one, folder) for one in several]
+    return lambda: [_open(part, folder) for part in several]
 
 
 def _open(image: Any, folder: Path) -> Image.Image:

@@ -108,9 +108,9 @@ class Handle(Attached):
         ids: Tensor | None = named.get("input_ids")
         if ids is None:
             return self._inside(self._shrink(named, side="left", whole=True).kwargs)
-        given = {name: value for name, value in named.items() if value is not None}
-        guessed = {} if "attention_mask" in given else self._padding_mask(ids, given)
-        shrunk = self._shrink(given | guessed, side="left", whole=True)
+        arguments = {name: value for name, value in named.items() if value is not None}
+        guessed = {} if "attention_mask" in arguments else self._padding_mask(ids, arguments)
+        shrunk = self._shrink(arguments | guessed, side="left", whole=True)
         if shrunk.memory is None:
             whole = {k: v for k, v in shrunk.kwargs.items() if k not in guessed}
             return self._inside(whole)
@@ -123,10 +123,10 @@ class Handle(Attached):
         finally:
             self._local.generating = False
 
-    def _padding_mask(self, ids: Tensor, given: dict[str, Any]) -> dict[str, Tensor]:
+    def _padding_mask(self, ids: Tensor, arguments: dict[str, Any]) -> dict[str, Tensor]:
         """The mask that `generate` would guess from padding ids, while they can still be seen."""
-        pad = generation_setting(self._model, given, "pad_token_id")
-        eos = generation_setting(self._model, given, "eos_token_id")
+        pad = generation_setting(self._model, arguments, "pad_token_id")
+        eos = generation_setting(self._model, arguments, "eos_token_id")
         ends = eos if isinstance(eos, list | tuple) else [eos]
         if pad is None or pad in ends or not bool((ids == pad).any()):
             return {}

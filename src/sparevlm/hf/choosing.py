@@ -71,8 +71,8 @@ def choose(
     words = spoken(prompt.types, prompt.mask, pictures)
     left, report = reduce_pictures(pruning, pictures, prompt.ids, words)
     if len(report) == len(pictures):
-        for picture, one in zip(pictures, report, strict=True):
-            one.pixels = _pixels(picture, kwargs)
+        for picture, image in zip(pictures, report, strict=True):
+            image.pixels = _pixels(picture, kwargs)
     pairs = list(zip(pictures, left, strict=True))
     _mark_columns(keep, pairs)
     used = {name for encoded in encodings for name in encoded.used}
@@ -85,8 +85,8 @@ def _encode_new(
     pruning: Pruning, prompt: Prompt, modality: Modality, kwargs: dict[str, Any]
 ) -> Encoded | None:
     """Encode one kind of input, unless all its placeholders are cached."""
-    there, new = prompt.of(modality), prompt.of(modality)[:, prompt.start :]
-    if not bool(there.any()):
+    places, new = prompt.of(modality), prompt.of(modality)[:, prompt.start :]
+    if not bool(places.any()):
         raise ValueError(
             f"{len(kwargs[modality.pixels])} {modality.noun}s and no placeholder for them: put "
             f"one {mark(pruning.family, pruning.model, modality)} for each {modality.noun} into "
@@ -94,7 +94,7 @@ def _encode_new(
         )
     if not bool(new.any()):
         return None
-    runs = runs_of(there), runs_of(new)
+    runs = runs_of(places), runs_of(new)
     guidance = pruning.guidance
     hidden = guidance is not None and guidance.scorer.needs_hidden_states
     encoded = remembered(

@@ -334,8 +334,8 @@ def _smaller(
         wide = pixels if pixels.dtype == torch.float64 else pixels.float()
         size = (rows * patch, columns * patch)
         small = F.interpolate(wide, size, mode="bicubic", antialias=True).to(pixels.dtype)
-        given = arguments | {"pixel_values": small, "interpolate_pos_encoding": True}
-        features: Tensor = stock.features_of(encoder(**given, return_dict=True))[0]
+        smaller = arguments | {"pixel_values": small, "interpolate_pos_encoding": True}
+        features: Tensor = stock.features_of(encoder(**smaller, return_dict=True))[0]
         return features
 
     return encode

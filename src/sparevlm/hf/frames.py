@@ -63,7 +63,7 @@ def thinned(
     Stock code would leave that out itself, of the features that it is given.
     """
     kept = mask.to(frames[0].device).split([len(rows) for rows in frames])
-    frames = [rows[there] for rows, there in zip(frames, kept, strict=True)]
+    frames = [rows[part] for rows, part in zip(frames, kept, strict=True)]
     videos: dict[int, list[Tensor]] = {}
     for source, rows in zip(sources, frames, strict=True):
         videos.setdefault(source, []).append(rows)

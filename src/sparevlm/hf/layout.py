@@ -119,5 +119,5 @@ def _tiles(base: Any, arguments: dict[str, Any]) -> list[int]:
     whole = [] if together is None else [n != 1 for n in together.tolist() for _ in range(n)]
     whole = whole or [False] * len(sizes)
     return [
-        1 if one else stock.tiles_of(base, size) for size, one in zip(sizes, whole, strict=True)
+        1 if alone else stock.tiles_of(base, size) for size, alone in zip(sizes, whole, strict=True)
     ]

@@ -68,16 +68,16 @@ class Picture:
 
     def at(self, mask: Tensor, grid: tuple[int, int] | None) -> Picture:
         """The part of it at a mask [N] on the CPU, with its own grid."""
-        there = mask.nonzero()[:, 0].to(self.features.device, non_blocking=True)
+        places = mask.nonzero()[:, 0].to(self.features.device, non_blocking=True)
         tokens = self.tokens.subset(mask)
         if tokens.candidates is not None and bool(tokens.candidates.all()):
             tokens = replace(tokens, grid=grid, candidates=None)
         return replace(
             self,
             columns=self.columns[mask],
-            features=self.features[there],
+            features=self.features[places],
             tokens=tokens,
-            hidden=None if self.hidden is None else self.hidden[there],
+            hidden=None if self.hidden is None else self.hidden[places],
         )
 
     @property
@@ -109,17 +109,17 @@ def locate(pruning: Pruning, encoded: Encoded, prompt: Prompt, *, tiles: bool) -
     model, family = pruning.model, pruning.family
     placeholders, start = prompt.of(encoded.modality), prompt.start
     length = placeholders.shape[1]
-    given, unit = encoded.count, encoded.modality.unit
+    count, unit = encoded.count, encoded.modality.unit
     new = placeholders.clone()
     new[:, :start] = False
     wanted, wanted_new = int(placeholders.sum()), int(new.sum())
-    if given not in (wanted, wanted_new):
+    if count not in (wanted, wanted_new):
         raise ValueError(
-            f"{wanted} placeholders and {given} visual tokens from {len(encoded.features)} "
+            f"{wanted} placeholders and {count} visual tokens from {len(encoded.features)} "
             f"{unit}s: give the processor one {mark(family, model, encoded.modality)} for each "
             f"{encoded.modality.noun}, and do not truncate what it returns"
         )
-    mask = placeholders if given == wanted else new
+    mask = placeholders if count == wanted else new
     places = mask.flatten().nonzero()[:, 0]
     pictures: list[Picture] = []
     first = 0
@@ -215,22 +215,22 @@ def reduce_pictures(
             with torch.no_grad():
                 reductions[i] = method.reduce(tokens[i])
         check_form(reductions[i], tokens[i], who)
-    indices = _on_host([one.indices for one in reductions if one is not None])
+    indices = _on_host([reduction.indices for reduction in reductions if reduction is not None])
     kept, report = [], []
-    for group, seen, one, timer in zip(groups, tokens, reductions, timers, strict=True):
+    for group, seen, reduction, timer in zip(groups, tokens, reductions, timers, strict=True):
         row, kind = group[0].row, group[0].encoded.modality.name
         sizes = [len(picture.features) for picture in group]
-        if one is None:
+        if reduction is None:
             kept += [Kept(None, picture.columns) for picture in group]
             report.append(ImageReport.untouched(seen, row, kind, tuple(sizes)))
             continue
         here = indices.pop(0)
         check_indices(here, seen, who)
-        parts = _split(one, here, sizes)
+        parts = _split(reduction, here, sizes)
         pairs = zip(group, parts, strict=True)
         kept += [Kept(part, picture.columns[at]) for picture, (part, at) in pairs]
         shares = tuple(len(at) for _, at in parts)
-        report.append(ImageReport.of(seen, one, timer, row, kind, shares))
+        report.append(ImageReport.of(seen, reduction, timer, row, kind, shares))
     return kept, report
 
 
@@ -264,10 +264,10 @@ def _keeps_all(method: PruningMethod, tokens: VisualTokens) -> bool:
 def _joined(queries: list[Query | None]) -> Query | None:
     if len(queries) == 1:
         return queries[0]
-    there = [query for query in queries if query is not None]
-    if len(there) < len(queries):
+    asked = [query for query in queries if query is not None]
+    if len(asked) < len(queries):
         return None
-    return Query(torch.cat([q.patches for q in there]), there[0].texts, there[0].source)
+    return Query(torch.cat([q.patches for q in asked]), asked[0].texts, asked[0].source)
 
 
 def _split(
@@ -291,7 +291,7 @@ def _split(
 
 def reduced(encoded: Encoded, pictures: list[Picture], kept: list[Kept]) -> Any:
     """The encoder's output with what is left of `pictures`, all of which come from it."""
-    untouched = all(one.reduction is None for one in kept)
+    untouched = all(choice.reduction is None for choice in kept)
     if untouched and sum(len(picture.features) for picture in pictures) == encoded.count:
         return copy.copy(encoded.output)
     deep = [features_by_row(pictures, kept, level) for level in encoded.levels]
@@ -301,14 +301,14 @@ def reduced(encoded: Encoded, pictures: list[Picture], kept: list[Kept]) -> Any:
 def features_by_row(pictures: list[Picture], kept: list[Kept], level: Any = None) -> list[Tensor]:
     """Kept features, one entry a prompt; of a deeper `level`, which has the encoder's entries."""
     rows: dict[int, list[tuple[Tensor, Tensor]]] = {}
-    for picture, one in zip(pictures, kept, strict=True):
+    for picture, choice in zip(pictures, kept, strict=True):
         features = picture.features if level is None else level[picture.entry]
-        reduction = one.reduction
+        reduction = choice.reduction
         if reduction is not None and reduction.features is not None and level is None:
             features = reduction.features.to(features.dtype)
         elif reduction is not None:
             features = features[reduction.indices]
-        rows.setdefault(picture.row, []).append((one.columns, features))
+        rows.setdefault(picture.row, []).append((choice.columns, features))
     return [_in_order(parts) for parts in rows.values()]
 
 

@@ -103,7 +103,7 @@ def _after(earlier: Tensor, new: Tensor) -> Tensor:
 
 
 def _positions(
-    given: Tensor | None,
+    positions: Tensor | None,
     ids: Tensor,
     mask: Tensor | None,
     prefix: Prefix | None,
@@ -112,9 +112,13 @@ def _positions(
     """Positions of the user's prompt, of what is not cached: [B, L] or [A, B, L]."""
     rows, length = ids.shape
     if axes is not None:
-        return axes if given is None else given[-len(axes) :, :, given.shape[-1] - length :]
-    if given is not None:
-        return given[..., given.shape[-1] - length :].expand(rows, -1)
+        return (
+            axes
+            if positions is None
+            else positions[-len(axes) :, :, positions.shape[-1] - length :]
+        )
+    if positions is not None:
+        return positions[..., positions.shape[-1] - length :].expand(rows, -1)
     return default_positions(ids, mask, prefix.start[:, None] if prefix else 0)
 
 

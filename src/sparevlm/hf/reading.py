@@ -61,10 +61,10 @@ def named(model: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         If there are two caches, or it is no cache, or one of another model.
     """
     cache = stock.cache_of(kwargs)
-    given = {name: value for name, value in kwargs.items() if value is not None}
+    arguments = {name: value for name, value in kwargs.items() if value is not None}
     if stock.cached_tokens(cache):
         stock.check_cache(model, cache)
-    return stock.with_cache(type(model).forward, given, cache)
+    return stock.with_cache(type(model).forward, arguments, cache)
 
 
 def media_of(family: Family, kwargs: dict[str, Any]) -> list[Modality]:
@@ -157,8 +157,8 @@ def generation_setting(model: Any, kwargs: dict[str, Any], name: str) -> Any:
     """A setting of a `generate` call as stock finds it: argument, given config, model's config."""
     if kwargs.get(name) is not None:
         return kwargs[name]
-    given = getattr(kwargs.get("generation_config"), name, None)
-    return getattr(model.generation_config, name, None) if given is None else given
+    value = getattr(kwargs.get("generation_config"), name, None)
+    return getattr(model.generation_config, name, None) if value is None else value
 
 
 def uses_cache(model: Any, kwargs: dict[str, Any]) -> bool:

@@ -186,7 +186,7 @@ def check_cache(model: Any, cache: Any) -> None:
         )
         if isinstance(keys, Tensor) and keys.ndim == 4 and hasattr(attention, "k_proj")
     ]
-    odd = next(((given, own) for given, own in widths if given != own), None)
+    odd = next(((width, own) for width, own in widths if width != own), None)
     if len(held) not in layers or odd:
         kept, made = odd or (len(held), layers[0])
         part = "keys of width" if odd else "layers:"
@@ -307,7 +307,7 @@ def packs(base: Any) -> bool:
     return hasattr(base, "pack_image_features")
 
 
-def pack(base: Any, config: Any, rows: list[Tensor], sizes: Any, given: dict[str, Any]) -> Any:
+def pack(base: Any, config: Any, rows: list[Tensor], sizes: Any, arguments: dict[str, Any]) -> Any:
     """Rows [T, L, C] of each picture as the model packs them, with zeros for its separators.
 
     `given` are the call's own settings of it, where there are any.
@@ -316,7 +316,9 @@ def pack(base: Any, config: Any, rows: list[Tensor], sizes: Any, given: dict[str
     takes = inspect.signature(base.pack_image_features).parameters
     for name in ("vision_feature_select_strategy", "vision_aspect_ratio"):
         if name in takes:
-            settings[name] = getattr(config, name) if given.get(name) is None else given[name]
+            settings[name] = (
+                getattr(config, name) if arguments.get(name) is None else arguments[name]
+            )
     return base.pack_image_features(rows, sizes, **settings)[0]
 
 

@@ -69,7 +69,7 @@ class SpareVLM(lmms):
 
         Raises whatever generating raises: a missing answer would count as a wrong one.
         """
-        found: dict[int, GenerationResult] = {}
+        answers: dict[int, GenerationResult] = {}
         method, seconds = self.plan.method, 0.0
         self.kept = []
         pruning = (
@@ -84,10 +84,10 @@ class SpareVLM(lmms):
                 began = time.perf_counter()
                 some = self._answer([requests[i] for i in numbers], handle)
                 seconds += time.perf_counter() - began
-                found.update(zip(numbers, some, strict=True))
+                answers.update(zip(numbers, some, strict=True))
                 bar.update(len(numbers))
-        self._log(list(found.values()), seconds)
-        return [found[i] for i in range(len(requests))]
+        self._log(list(answers.values()), seconds)
+        return [answers[i] for i in range(len(requests))]
 
     def _batches(self, requests: Sequence[Instance]) -> Iterator[list[int]]:
         """Numbers of requests whose generation arguments agree."""
@@ -101,13 +101,13 @@ class SpareVLM(lmms):
     def _answer(self, requests: Sequence[Instance], handle: Any) -> list[GenerationResult]:
         """Answer one batch; prompts without a picture go by themselves."""
         asked = [self._chat(request) for request in requests]
-        found: dict[int, GenerationResult] = {}
+        answers: dict[int, GenerationResult] = {}
         for with_pictures in (True, False):
             numbers = [i for i, (_, some) in enumerate(asked) if bool(some) == with_pictures]
             if numbers:
                 some = self._generate([asked[i] for i in numbers], requests[0].args[2], handle)
-                found.update(zip(numbers, some, strict=True))
-        return [found[i] for i in range(len(requests))]
+                answers.update(zip(numbers, some, strict=True))
+        return [answers[i] for i in range(len(requests))]
 
     def _chat(self, request: Instance) -> tuple[list[Any], list[Image.Image]]:
         _, to_messages, _, doc_id, task, split = request.args
@@ -186,15 +186,17 @@ def _without_pixels(chat: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _generation(wanted: dict[str, Any]) -> dict[str, Any]:
     """Arguments of `generate` from those of a task; temperature 0 is greedy."""
     known = {"max_new_tokens", "temperature", "top_p", "top_k", "num_beams", "do_sample"}
-    given = {name: value for name, value in wanted.items() if name in known and value is not None}
-    given.setdefault("max_new_tokens", MAX_NEW_TOKENS)
-    sampling = bool(given.get("do_sample", given.get("temperature", 0))) and (
-        given.get("temperature", 1) > 0
+    arguments = {
+        name: value for name, value in wanted.items() if name in known and value is not None
+    }
+    arguments.setdefault("max_new_tokens", MAX_NEW_TOKENS)
+    sampling = bool(arguments.get("do_sample", arguments.get("temperature", 0))) and (
+        arguments.get("temperature", 1) > 0
     )
     if not sampling:
-        given = {k: v for k, v in given.items() if k in ("max_new_tokens", "num_beams")}
-        return GREEDY | given
-    return given | {"do_sample": True}
+        arguments = {k: v for k, v in arguments.items() if k in ("max_new_tokens", "num_beams")}
+        return GREEDY | arguments
+    return arguments | {"do_sample": True}
 
 
 def _cut(text: str, stops: Sequence[str]) -> str:

@@ -134,7 +134,7 @@ def _gram(
     row_power = tl.load(exponent + image * n + rows, mask=rows < n, other=0)
     column_power = tl.load(exponent + image * n + columns, mask=columns < n, other=0)
     start = images + image * by_image
-    found = tl.zeros((TILE, TILE), tl.float32)
+    product = tl.zeros((TILE, TILE), tl.float32)
     # Almost always all rows are of a safe size; the test is one for the whole tile.
     odd = tl.max((row_power != 0).to(tl.int32), 0) + tl.max((column_power != 0).to(tl.int32), 0)
     if odd == 0:
@@ -144,7 +144,7 @@ def _gram(
             b = _tile(start, columns, here, n, d, by_row, by_column)
             if WIDEN:
                 a, b = a.to(tl.float32), b.to(tl.float32)
-            found = tl.dot(a, tl.trans(b), found, input_precision="ieee")
+            product = tl.dot(a, tl.trans(b), product, input_precision="ieee")
     else:
         for first in range(0, d, DEPTH):
             here = first + tl.arange(0, DEPTH)
@@ -152,8 +152,8 @@ def _gram(
             b = _scaled(_tile(start, columns, here, n, d, by_row, by_column), column_power)
             if WIDEN:
                 a, b = a.to(tl.float32), b.to(tl.float32)
-            found = tl.dot(a, tl.trans(b), found, input_precision="ieee")
+            product = tl.dot(a, tl.trans(b), product, input_precision="ieee")
     out = gram + image * n * n
     inside = (rows < n)[:, None] & (columns < n)[None, :]
-    tl.store(out + rows[:, None] * n + columns[None, :], found, mask=inside)
-    tl.store(out + columns[:, None] * n + rows[None, :], tl.trans(found), mask=tl.trans(inside))
+    tl.store(out + rows[:, None] * n + columns[None, :], product, mask=inside)
+    tl.store(out + columns[:, None] * n + rows[None, :], tl.trans(product), mask=tl.trans(inside))

@@ -48,8 +48,8 @@ def method_class(name: str) -> type[PruningMethod]:
     ValueError
         If there is no such method; the message lists those there are.
     """
-    for one, cls in _known().items():
-        if isinstance(name, str) and _key(name) in (_key(one), _key(cls.__name__)):
+    for known, cls in _known().items():
+        if isinstance(name, str) and _key(name) in (_key(known), _key(cls.__name__)):
             return cls
     raise ValueError(
         f"no method is named {name!r}: choose one of {', '.join(list_methods(inside=None))}"
@@ -101,8 +101,8 @@ def read_method(name: str, keep: Any, settings: Mapping[str, Any] | None = None)
         As `get_method` does.
     """
     real = {f.name for f in fields(method_class(name)) if isinstance(f.default, float)}
-    given = {
+    values = {
         field: float(value) if field in real and is_integer(value) else value
         for field, value in (settings or {}).items()
     }
-    return get_method(name, read_budget(keep) if isinstance(keep, str) else keep, **given)
+    return get_method(name, read_budget(keep) if isinstance(keep, str) else keep, **values)

@@ -38,14 +38,14 @@ def pick(rng: np.random.Generator, options: Sequence[Any]) -> Any:
 
 def names(thing: Thing, things: tuple[Thing, ...]) -> list[str]:
     """The shortest phrases that mean this thing and no other."""
-    found = []
+    phrases = []
     if sum(t.kind == thing.kind for t in things) == 1:
-        found.append(thing.kind)
+        phrases.append(thing.kind)
     if thing.color and sum((t.kind, t.color) == (thing.kind, thing.color) for t in things) == 1:
-        found.append(f"{thing.color} {thing.kind}")
-    if sum((t.kind, t.size) == (thing.kind, thing.size) for t in things) == 1 and not found:
-        found.append(f"{thing.size} {thing.kind}")
-    return found
+        phrases.append(f"{thing.color} {thing.kind}")
+    if sum((t.kind, t.size) == (thing.kind, thing.size) for t in things) == 1 and not phrases:
+        phrases.append(f"{thing.size} {thing.kind}")
+    return phrases
 
 
 def named(rng: np.random.Generator, things: tuple[Thing, ...]) -> tuple[Thing, str] | None:

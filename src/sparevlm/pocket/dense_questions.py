@@ -27,28 +27,28 @@ def plural(kind: str) -> str:
 
 
 def _nearest_of(scene: Scene, rng: np.random.Generator, digits: bool) -> tuple[Thing, str] | None:
-    found = named(rng, scene.things)
-    if found is None:
+    landmark = named(rng, scene.things)
+    if landmark is None:
         return None
-    others = [t for t in scene.things if t != found[0] and (t.is_digit or not digits)]
-    near = nearest(found[0], others)
-    return None if near is None else (near, found[1])
+    others = [t for t in scene.things if t != landmark[0] and (t.is_digit or not digits)]
+    near = nearest(landmark[0], others)
+    return None if near is None else (near, landmark[1])
 
 
 def _color_nearest(scene: Scene, rng: np.random.Generator) -> Question | None:
-    found = _nearest_of(scene, rng, digits=False)
-    if found is None:
+    landmark = _nearest_of(scene, rng, digits=False)
+    if landmark is None:
         return None
-    text = f"what color is the thing nearest to the {found[1]} ?"
-    return Question(text, found[0].color, "color+nearest")
+    text = f"what color is the thing nearest to the {landmark[1]} ?"
+    return Question(text, landmark[0].color, "color+nearest")
 
 
 def _reading_nearest(scene: Scene, rng: np.random.Generator) -> Question | None:
-    found = _nearest_of(scene, rng, digits=True)
-    if found is None:
+    landmark = _nearest_of(scene, rng, digits=True)
+    if landmark is None:
         return None
-    text = f"which digit is nearest to the {found[1]} ?"
-    return Question(text, found[0].kind, "reading+nearest")
+    text = f"which digit is nearest to the {landmark[1]} ?"
+    return Question(text, landmark[0].kind, "reading+nearest")
 
 
 def _color_position(scene: Scene, rng: np.random.Generator) -> Question | None:
@@ -89,29 +89,29 @@ def _count_color(scene: Scene, rng: np.random.Generator) -> Question | None:
 
 
 def _beside(scene: Scene, rng: np.random.Generator) -> tuple[str, list[Thing]] | None:
-    found = named(rng, scene.things)
-    if found is None:
+    landmark = named(rng, scene.things)
+    if landmark is None:
         return None
     relation = pick(rng, list(RELATIONS))
-    those = beside(found[0], relation, [t for t in scene.things if t != found[0]], LEAST)
-    return None if those is None else (f"{relation} the {found[1]}", those)
+    those = beside(landmark[0], relation, [t for t in scene.things if t != landmark[0]], LEAST)
+    return None if those is None else (f"{relation} the {landmark[1]}", those)
 
 
 def _count_relation(scene: Scene, rng: np.random.Generator) -> Question | None:
-    found = _beside(scene, rng)
-    if found is None:
+    landmark = _beside(scene, rng)
+    if landmark is None:
         return None
-    text = f"how many things are {found[0]} ?"
-    return Question(text, NUMBERS[len(found[1])], "count+relation")
+    text = f"how many things are {landmark[0]} ?"
+    return Question(text, NUMBERS[len(landmark[1])], "count+relation")
 
 
 def _count_color_relation(scene: Scene, rng: np.random.Generator) -> Question | None:
-    found = _beside(scene, rng)
-    if found is None:
+    landmark = _beside(scene, rng)
+    if landmark is None:
         return None
     color = pick(rng, sorted({t.color for t in scene.things}))
-    number = sum(t.color == color for t in found[1])
-    text = f"how many {color} things are {found[0]} ?"
+    number = sum(t.color == color for t in landmark[1])
+    text = f"how many {color} things are {landmark[0]} ?"
     return Question(text, NUMBERS[number], "count+color+relation")
 
 

@@ -108,11 +108,11 @@ def _count(scene: Scene, rng: np.random.Generator) -> Question | None:
 
 
 def _position(scene: Scene, rng: np.random.Generator) -> Question | None:
-    found = named(rng, scene.things)
-    where = corner(found[0]) if found else None
-    if found is None or where is None:
+    landmark = named(rng, scene.things)
+    where = corner(landmark[0]) if landmark else None
+    if landmark is None or where is None:
         return None
-    return Question(f"where is the {found[1]} ?", where, "position")
+    return Question(f"where is the {landmark[1]} ?", where, "position")
 
 
 def _relation(scene: Scene, rng: np.random.Generator) -> Question | None:
@@ -128,13 +128,13 @@ def _relation(scene: Scene, rng: np.random.Generator) -> Question | None:
 
 
 def _nearest(scene: Scene, rng: np.random.Generator) -> Question | None:
-    found = named(rng, scene.things)
-    if found is None:
+    landmark = named(rng, scene.things)
+    if landmark is None:
         return None
-    near = nearest(found[0], [t for t in _pictograms(scene) if t != found[0]])
+    near = nearest(landmark[0], [t for t in _pictograms(scene) if t != landmark[0]])
     if near is None:
         return None
-    text = f"which picture is nearest to the {found[1]} ?"
+    text = f"which picture is nearest to the {landmark[1]} ?"
     return Question(text, near.kind, "recognition+nearest")
 
 
@@ -145,16 +145,16 @@ def _knowledge_count(scene: Scene, rng: np.random.Generator) -> Question | None:
 
 
 def _knowledge_count_relation(scene: Scene, rng: np.random.Generator) -> Question | None:
-    found = named(rng, scene.things)
+    landmark = named(rng, scene.things)
     what = _property(scene, rng, 0.95)
-    if found is None:
+    if landmark is None:
         return None
     relation = pick(rng, list(RELATIONS))
-    others = [t for t in _pictograms(scene) if t != found[0] and t.kind in PROPERTIES[what]]
-    those = beside(found[0], relation, others, LEAST)
+    others = [t for t in _pictograms(scene) if t != landmark[0] and t.kind in PROPERTIES[what]]
+    those = beside(landmark[0], relation, others, LEAST)
     if those is None or (not those and rng.random() < 0.6):
         return None
-    text = f"how many {relation} the {found[1]} {what} ?"
+    text = f"how many {relation} the {landmark[1]} {what} ?"
     return Question(text, NUMBERS[len(those)], "knowledge+count+relation")
 
 
@@ -164,9 +164,9 @@ def _reading_knowledge(scene: Scene, rng: np.random.Generator) -> Question | Non
         return None
     name = signs[0].text
     if rng.random() < 0.5:
-        there = any(t.kind == name for t in scene.things)
+        shown = any(t.kind == name for t in scene.things)
         text = "is there a picture of what the sign says ?"
-        return Question(text, "yes" if there else "no", "reading+recognition")
+        return Question(text, "yes" if shown else "no", "reading+recognition")
     true = [p for p in sorted(PROPERTIES) if name in PROPERTIES[p]]
     what = pick(rng, true if true and rng.random() < 0.6 else sorted(PROPERTIES))
     text = f"is it true that what the sign says {what} ?"

@@ -67,24 +67,24 @@ def _count(scene: Scene, rng: np.random.Generator) -> Question | None:
 
 
 def _size(scene: Scene, rng: np.random.Generator) -> Question | None:
-    found = named(rng, scene.things)
-    if found is None or found[1].split()[0] in SIZES:
+    landmark = named(rng, scene.things)
+    if landmark is None or landmark[1].split()[0] in SIZES:
         return None
     text = pick(
         rng, ("is the {} small or large ?", "how large is the {} ?", "what size is the {} ?")
     )
-    return Question(text.format(found[1]), found[0].size, "size")
+    return Question(text.format(landmark[1]), landmark[0].size, "size")
 
 
 def _position(scene: Scene, rng: np.random.Generator) -> Question | None:
     middle = IMAGE_SIZE // 2
-    found = named(rng, scene.things)
-    if found is None or min(abs(found[0].x - middle), abs(found[0].y - middle)) < 7:
+    landmark = named(rng, scene.things)
+    if landmark is None or min(abs(landmark[0].x - middle), abs(landmark[0].y - middle)) < 7:
         return None
-    answer = "top " if found[0].y < middle else "bottom "
-    answer += "left" if found[0].x < middle else "right"
+    answer = "top " if landmark[0].y < middle else "bottom "
+    answer += "left" if landmark[0].x < middle else "right"
     text = pick(rng, ("where is the {} ?", "in which corner is the {} ?", "find the {} ."))
-    return Question(text.format(found[1]), answer, "position")
+    return Question(text.format(landmark[1]), answer, "position")
 
 
 _RELATIONS: dict[str, Callable[[Thing, Thing], int]] = {
@@ -136,10 +136,10 @@ def _sum(scene: Scene, rng: np.random.Generator) -> Question | None:
 
 
 def _nearest(scene: Scene, rng: np.random.Generator) -> Question | None:
-    found = named(rng, scene.things)
-    if found is None or len(scene.things) < 3:
+    landmark = named(rng, scene.things)
+    if landmark is None or len(scene.things) < 3:
         return None
-    thing, name = found
+    thing, name = landmark
     near = nearest(thing, [t for t in scene.things if t != thing])
     if near is None:
         return None

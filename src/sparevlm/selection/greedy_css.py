@@ -90,8 +90,8 @@ class _Explained(Gain):
 def _greedy(image: Tensor, k: int, name: str) -> tuple[Tensor, Tensor]:
     rows, norms = scaled_rows(image, torch.float64, name)
     gain = _Explained(rows, k)
-    found, left = greedy_order(gain, k), gain.left
-    rank = torch.full((1, 1), len(found), device=rows.device)
-    order = torch.nn.functional.pad(found, (0, k - len(found)))
+    pivots, left = greedy_order(gain, k), gain.left
+    rank = torch.full((1, 1), len(pivots), device=rows.device)
+    order = torch.nn.functional.pad(pivots, (0, k - len(pivots)))
     order = fill_up(order[None], rank, norms[None])[0]
     return order, left / torch.where(left[0] > 0, left[0], 1)

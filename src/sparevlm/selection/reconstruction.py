@@ -48,7 +48,7 @@ def reconstruction_error(
             return _error(features, kept, weights, "row")
         parts = weights if weights is not None else [None] * len(features)
         images = zip(features, kept, parts, strict=True)
-        return torch.stack([_error(*one, f"image {b}, row") for b, one in enumerate(images)])
+        return torch.stack([_error(*pair, f"image {b}, row") for b, pair in enumerate(images)])
 
 
 @torch.no_grad()
@@ -143,7 +143,7 @@ def svd_bound(features: Tensor, k: int | None = None, weights: Tensor | None = N
         else:
             parts = weights if weights is not None else [None] * len(features)
             images = zip(features, parts, strict=True)
-            bound = torch.stack([_bound(*one, f"image {b}, row") for b, one in enumerate(images)])
+            bound = torch.stack([_bound(*pair, f"image {b}, row") for b, pair in enumerate(images)])
     return bound if rank is None else bound[..., rank]
 
 

@@ -12,7 +12,7 @@ from sparevlm.serving.settings import Settings
 
 
 @dataclass(frozen=True)
-class Item:
+class PrunedItem:
     """One picture.
 
     Attributes
@@ -42,7 +42,7 @@ class Item:
         return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
 
     @classmethod
-    def from_tensor(cls, given: Tensor) -> Item:
+    def from_tensor(cls, data: Tensor) -> PrunedItem:
         """What `to_tensor` gave."""
-        rest = json.loads(bytes(given.tolist()))
+        rest = json.loads(bytes(data.tolist()))
         return cls(total=rest.pop("total"), settings=Settings.from_dict(rest))

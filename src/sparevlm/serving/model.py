@@ -13,7 +13,7 @@ from torch import Tensor
 from sparevlm.families import FAMILIES, patch_grid
 from sparevlm.methods import PruningMethod
 from sparevlm.serving import metrics
-from sparevlm.serving.item import Item
+from sparevlm.serving.item import PrunedItem
 from sparevlm.serving.question import Questions
 from sparevlm.serving.settings import KEY
 from sparevlm.tokens import Reduction, VisualTokens, check_form, check_indices
@@ -41,20 +41,20 @@ class Pruned:
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
         """See `SupportsMultiModal`: rows [k, D], and what `placed` puts behind them."""
-        given = kwargs.pop(KEY, None)
-        if given is None:
+        data = kwargs.pop(KEY, None)
+        if data is None:
             encoded = self._encode("none", kwargs)
             metrics.write()
             return encoded
-        items = [Item.from_tensor(one) for one in given]
+        items = [PrunedItem.from_tensor(row) for row in data]
         kept = []
         for first, last in batches([item.total for item in items], self._room):
             part = self.arguments(kwargs, first, last)
             with self._questions.listening(any(i.settings.guided for i in items[first:last])):
                 encoded = self._encode(items[first].settings.method.name, part)
             for place, features in enumerate(encoded):
-                one = self.arguments(part, place, place + 1)
-                kept.append(self._keep(items[first + place], features, one, place))
+                arguments = self.arguments(part, place, place + 1)
+                kept.append(self._keep(items[first + place], features, arguments, place))
         metrics.write()
         return kept
 
@@ -89,13 +89,13 @@ class Pruned:
         newline: Tensor = self.image_newline  # type: ignore[attr-defined]
         return (features != newline.to(features.dtype)).any(-1)
 
-    def grid(self, features: Tensor, one: Mapping[str, Any]) -> tuple[int, int] | None:
+    def grid(self, features: Tensor, arguments: Mapping[str, Any]) -> tuple[int, int] | None:
         """Rows and columns that the tokens of a picture form."""
-        sizes = one["image_grid_thw"][0].tolist() if self._family.grids else None
+        sizes = arguments["image_grid_thw"][0].tolist() if self._family.grids else None
         return patch_grid(self._family, len(features), sizes, lines=self._family.newline)
 
     def placed(
-        self, item: Item, rows: Tensor, indices: Tensor, grid: tuple[int, int] | None
+        self, item: PrunedItem, rows: Tensor, indices: Tensor, grid: tuple[int, int] | None
     ) -> Tensor:
         """Kept rows [k, D] with what says where in the picture they lie."""
         return rows
@@ -105,9 +105,11 @@ class Pruned:
         return features
 
     @torch.no_grad()
-    def _keep(self, item: Item, features: Tensor, one: Mapping[str, Any], place: int) -> Tensor:
+    def _keep(
+        self, item: PrunedItem, features: Tensor, arguments: Mapping[str, Any], place: int
+    ) -> Tensor:
         began = time.perf_counter()
-        settings, grid, plain = item.settings, self.grid(features, one), self.plain(features)
+        settings, grid, plain = item.settings, self.grid(features, arguments), self.plain(features)
         query = self._questions.query(settings, plain, place) if settings.guided else None
         tokens = VisualTokens(plain, grid, self.candidates(features), query)
         reduction = _reduced(settings.method, tokens, item.count)
@@ -134,9 +136,11 @@ def _reduced(method: PruningMethod, tokens: VisualTokens, count: int) -> Reducti
         return reduction
     except ValueError as error:
         log.warning("evenly spaced tokens were kept of a picture: %s", error)
-        there = tokens.candidate_indices()
-        spaced = torch.linspace(0, len(there) - 1, count, device=there.device).round().long()
-        return Reduction(there[spaced])
+        candidates = tokens.candidate_indices()
+        spaced = (
+            torch.linspace(0, len(candidates) - 1, count, device=candidates.device).round().long()
+        )
+        return Reduction(candidates[spaced])
 
 
 def batches(sizes: list[int], room: int) -> Iterator[tuple[int, int]]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparevlm.serving.item import Item
+from sparevlm.serving.item import PrunedItem
 from sparevlm.serving.model import Pruned
 from sparevlm.serving.settings import KEY
 
@@ -54,7 +54,7 @@ class Placed(Pruned):
         raise NotImplementedError
 
     def placed(
-        self, item: Item, rows: Tensor, indices: Tensor, grid: tuple[int, int] | None
+        self, item: PrunedItem, rows: Tensor, indices: Tensor, grid: tuple[int, int] | None
     ) -> Tensor:
         """See `Pruned`: four columns more."""
         if not self._asked:
@@ -125,7 +125,7 @@ class Placed(Pruned):
             done, first = place.offset + place.length, len(whole)
             here = list(range(len(tokens)))
             if KEY in feature.data:
-                item = Item.from_tensor(feature.data[KEY].data)
+                item = PrunedItem.from_tensor(feature.data[KEY].data)
                 mask = place.is_embed
                 lead = 0 if mask is None else int(mask.nonzero()[0])  # marks of a picture
                 dropped = (item.total if item.original else item.count) - item.count

@@ -15,7 +15,7 @@ from vllm.multimodal.processing.context import InputProcessingContext
 
 from sparevlm.serving import metrics
 from sparevlm.serving.config import positions_of, settings_for
-from sparevlm.serving.item import Item
+from sparevlm.serving.item import PrunedItem
 from sparevlm.serving.question import question_in
 from sparevlm.serving.settings import KEY, Settings
 
@@ -104,10 +104,10 @@ class PruningProcessor:
             _with(inputs, settings.as_dict()), timing_ctx
         )
 
-    def _too_long(self, found: Any) -> bool:
+    def _too_long(self, prompt: Any) -> bool:
         """Whether the prompt would not fit the model's positions without pruning."""
         text = self.info.get_hf_config().get_text_config()
-        whole = len(found["prompt_token_ids"]) + sum(c.total - c.kept for c in self._last.pruned)
+        whole = len(prompt["prompt_token_ids"]) + sum(c.total - c.kept for c in self._last.pruned)
         return whole > int(text.max_position_embeddings)
 
     def _maybe_apply_prompt_updates(self, mm_items: Any, mm_res: Any) -> Any:
@@ -123,16 +123,16 @@ class PruningProcessor:
         updates = super()._get_mm_prompt_updates(  # type: ignore[misc]
             mm_items, hf_processor_mm_kwargs, out_mm_kwargs
         )
-        given, images = hf_processor_mm_kwargs.get(KEY), mm_items.get("image")
-        if given is None or not isinstance(images, ImageProcessorItems):
+        asked, images = hf_processor_mm_kwargs.get(KEY), mm_items.get("image")
+        if asked is None or not isinstance(images, ImageProcessorItems):
             return updates
-        settings = Settings.from_dict(given)
+        settings = Settings.from_dict(asked)
         pruned = []
         for i, alternatives in enumerate(updates["image"]):
             size = images.get_image_size(i)
             total = max(len(_placeholders(update.content)) for update in alternatives)
             available = total - self.info.separators(size.width, size.height)
-            item = Item(settings.keeping(settings.tokens(available)), total)
+            item = PrunedItem(settings.keeping(settings.tokens(available)), total)
             pruned.append([u.with_content(_shortened(u.content, item)) for u in alternatives])
             out_mm_kwargs["image"][i][KEY] = MultiModalFieldElem(
                 data=item.to_tensor(), field=MultiModalBatchedField(keep_on_cpu=True)
@@ -153,7 +153,7 @@ def _placeholders(content: PromptUpdateDetails) -> list[int]:
     return columns
 
 
-def _shortened(content: PromptUpdateDetails, item: Item) -> PrunedContent:
+def _shortened(content: PromptUpdateDetails, item: PrunedItem) -> PrunedContent:
     dropped = set(_placeholders(content)[item.count :])
     full = [token for i, token in enumerate(content.full) if i not in dropped]
     method = item.settings.method.name

@@ -50,16 +50,16 @@ class Settings:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values that `from_dict` takes: keep, method, and what differs from its defaults."""
-        given = {f.name: getattr(self.method, f.name) for f in fields(self.method)}
+        values = {f.name: getattr(self.method, f.name) for f in fields(self.method)}
         defaults = {f.name: f.default for f in fields(self.method)}
-        told = {name: v for name, v in given.items() if name == "keep" or v != defaults[name]}
+        told = {name: v for name, v in values.items() if name == "keep" or v != defaults[name]}
         told["method"] = self.method.name
         return told | ({"question": self.question} if self.question else {})
 
     @classmethod
-    def from_dict(cls, given: Mapping[str, Any]) -> Settings:
+    def from_dict(cls, values: Mapping[str, Any]) -> Settings:
         """What `as_dict` gave."""
-        rest = dict(given)
+        rest = dict(values)
         question = rest.pop("question", "")
         return cls(get_method(rest.pop("method"), **rest), question)
 
@@ -89,12 +89,12 @@ def read_settings(*layers: Any, positions: tuple[str, ...]) -> Settings | None:
     merged: dict[str, Any] = {}
     named = False
     for layer in layers:
-        given = _mapping(layer)
+        asked = _mapping(layer)
         merged = {
-            **{name: v for name, v in given.items() if not named or name == "keep"},
+            **{name: v for name, v in asked.items() if not named or name == "keep"},
             **merged,
         }
-        named = named or "method" in given
+        named = named or "method" in asked
     keep = merged.pop("keep", None)
     name = merged.pop("method", DEFAULT)
     if keep is None and not named and not merged:
@@ -134,13 +134,13 @@ def servable() -> list[str]:
 
 
 def _class(name: Any) -> type[PruningMethod]:
-    there = ", ".join(servable())
+    names = ", ".join(servable())
     try:
         cls = method_class(name)
     except ValueError:
-        raise ValueError(f"{KEY}: no method is named {name!r}: give one of {there}") from None
+        raise ValueError(f"{KEY}: no method is named {name!r}: give one of {names}") from None
     if cls.name not in servable():
-        raise ValueError(f"{KEY}: {cls.name} {_why_not(cls)}: give one of {there}")
+        raise ValueError(f"{KEY}: {cls.name} {_why_not(cls)}: give one of {names}")
     return cls
 
 

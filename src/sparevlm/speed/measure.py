@@ -165,7 +165,7 @@ def _summaries(
     spreads = [{stage: Spread.of(values) for stage, values in s.items()} for s in samples]
     full = spreads[0]
     encoder = full["encoder"].median
-    for way, found, sample, spread in zip(ways, facts, samples, spreads, strict=True):
+    for way, fact, sample, spread in zip(ways, facts, samples, spreads, strict=True):
         pairs = zip(samples[0]["first_token"], sample["first_token"], strict=True)
         yield Measured(
             method="all tokens" if way is None else way.name,
@@ -175,7 +175,7 @@ def _summaries(
             milliseconds=spread,
             speedup=Spread.of([whole / part for whole, part in pairs]),
             ideal=(encoder + full["prefill"].median) / (encoder + spread["prefill"].median),
-            **found,
+            **fact,
         )
 
 
@@ -194,7 +194,7 @@ def _run(
     with _pruning(subject, inside) as handle:
         prefill = _timed(model, lambda: model(**pruned[0], use_cache=True, logits_to_keep=1))
         if handle is not None:
-            selection = sum(found.milliseconds for found in handle.report)
+            selection = sum(picture.milliseconds for picture in handle.report)
     streamer = _Clock(model)
     with _pruning(subject, way):
         start = streamer.now()
@@ -254,8 +254,8 @@ def _pruning(subject: Subject, way: PruningMethod | None) -> Iterator[Any]:
 def _encode(model: Any, inputs: dict[str, Tensor]) -> Any:
     encoder = stock.encoder_of(model.base_model, "image")
     known = inspect.signature(encoder).parameters
-    given = {name: value for name, value in inputs.items() if name in known}
-    return encoder(**given, return_dict=True)
+    arguments = {name: value for name, value in inputs.items() if name in known}
+    return encoder(**arguments, return_dict=True)
 
 
 def _shorter(

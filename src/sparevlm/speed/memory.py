@@ -23,16 +23,16 @@ class LiveBytes(TorchDispatchMode):
         self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
         for key in [key for key, (ref, _) in self._alive.items() if ref.expired()]:
             del self._alive[key]
-        for tensor in tree_leaves(found):
+        for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
                 storage = tensor.untyped_storage()
                 if storage._cdata not in self._inputs:
                     self._alive[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
         self.peak = max(self.peak, sum(size for _, size in self._alive.values()))
-        return found
+        return result
 
 
 @contextmanager
@@ -41,15 +41,15 @@ def peak_bytes(device: torch.device, *inputs: Tensor) -> Iterator[list[int]]:
 
     On a GPU the allocator's own peak; else what tensors hold, without what libraries allocate.
     """
-    found: list[int] = []
+    peaks: list[int] = []
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        yield found
+        yield peaks
         torch.cuda.synchronize(device)
-        found.append(torch.cuda.max_memory_allocated(device) - before)
+        peaks.append(torch.cuda.max_memory_allocated(device) - before)
     else:
         with LiveBytes(*inputs) as live:
-            yield found
-        found.append(live.peak)
+            yield peaks
+        peaks.append(live.peak)

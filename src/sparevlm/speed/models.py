@@ -54,12 +54,12 @@ class Subject:
             Image.fromarray(rng.integers(0, 256, (*self.size, 3), dtype=np.uint8))
             for _ in range(batch)
         ]
-        given = dict(self.images(images=pictures, return_tensors="pt"))
-        given = {name: value for name, value in given.items() if isinstance(value, Tensor)}
-        for name, value in given.items():
+        inputs = dict(self.images(images=pictures, return_tensors="pt"))
+        inputs = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+        for name, value in inputs.items():
             kind = self.model.dtype if value.is_floating_point() else None
-            given[name] = value.to(device=device, dtype=kind)
-        tokens = self._tokens(given) // batch
+            inputs[name] = value.to(device=device, dtype=kind)
+        tokens = self._tokens(inputs) // batch
         family = find_family(self.model)
         marks = placeholder_ids(family, self.model)
         vocabulary = self.model.config.get_text_config().vocab_size
@@ -69,25 +69,25 @@ class Subject:
         # The picture after the first words, as chat templates have it.
         begin = min(words, 4)
         ids = torch.cat((text[:, :begin], picture, text[:, begin:]), dim=1).to(device)
-        given["input_ids"], given["attention_mask"] = ids, torch.ones_like(ids)
+        inputs["input_ids"], inputs["attention_mask"] = ids, torch.ones_like(ids)
         if family.mrope:
-            given["mm_token_type_ids"] = (ids == marks[0]).to(ids.dtype)
-        return given
+            inputs["mm_token_type_ids"] = (ids == marks[0]).to(ids.dtype)
+        return inputs
 
-    def _tokens(self, given: dict[str, Tensor]) -> int:
+    def _tokens(self, inputs: dict[str, Tensor]) -> int:
         with torch.no_grad():
             pruning = Pruning.of(RandomTokens(keep=1.0), self.model, Guide())
-            return encode(pruning, IMAGE, given, hidden=False).count
+            return encode(pruning, IMAGE, inputs, hidden=False).count
 
     def _specials(self) -> list[int]:
         """Ids that the model reads as something else than a word."""
-        found = [
+        ids = [
             value
             for config in (self.model.config, self.model.config.get_text_config())
             for name, value in config.to_dict().items()
             if name.endswith(("token_id", "token_index"))
         ]
-        return [value for value in found if isinstance(value, int)]
+        return [value for value in ids if isinstance(value, int)]
 
 
 def subject(

@@ -27,7 +27,7 @@ NOTE = (
 )
 
 
-def write_report(found: dict[str, Any], out: Path) -> None:
+def write_report(results: dict[str, Any], out: Path) -> None:
     """Write results.json, report.md and the plots.
 
     Parameters
@@ -37,21 +37,21 @@ def write_report(found: dict[str, Any], out: Path) -> None:
     out : Path
         Folder.
     """
-    data = {"schema": SCHEMA, **found}
+    data = {"schema": SCHEMA, **results}
     write_files(out, {
         "results.json": (json.dumps(data, indent=1) + "\n").encode(),
-        "report.md": markdown(found).encode(),
-        "speedup.png": png(speedup_plot(found)),
-        "break-even.png": png(break_even_plot(found)),
+        "report.md": markdown(results).encode(),
+        "speedup.png": png(speedup_plot(results)),
+        "break-even.png": png(break_even_plot(results)),
     })  # fmt: skip
 
 
-def markdown(found: dict[str, Any]) -> str:
+def markdown(results: dict[str, Any]) -> str:
     """The report as text."""
-    about = found["about"]
+    about = results["about"]
     said = "; ".join(f"{name}: {value}" for name, value in about.items())
     parts = ["# Time and memory", said + ".", NOTE.format(repeats=about["repeats"])]
-    for name, rows in found["models"].items():
+    for name, rows in results["models"].items():
         for (batch, words), part in _calls(rows):
             parts.append(f"## {name}, batch {batch}, {words} words")
             parts.append("\n".join([HEAD, *(_row(row) for row in part)]))
@@ -97,11 +97,11 @@ def _pays(rows: list[dict[str, Any]]) -> str:
 
 
 def _by_method(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = {}
+    groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         if row["keep"] < 1:
-            found.setdefault(row["method"], []).append(row)
-    return {name: sorted(part, key=lambda r: r["keep"]) for name, part in found.items()}
+            groups.setdefault(row["method"], []).append(row)
+    return {name: sorted(part, key=lambda r: r["keep"]) for name, part in groups.items()}
 
 
 def break_even(rows: list[dict[str, Any]]) -> float | None:
@@ -129,11 +129,11 @@ def break_even(rows: list[dict[str, Any]]) -> float | None:
     return None  # the more tokens the faster: noise
 
 
-def speedup_plot(found: dict[str, Any]) -> Figure:
+def speedup_plot(results: dict[str, Any]) -> Figure:
     """Speed-up of the first token against the share kept, a panel a model and call."""
     panels = [
         (f"{name}, batch {batch}, {words} words", rows)
-        for name, all_rows in found["models"].items()
+        for name, all_rows in results["models"].items()
         for (batch, words), rows in _calls(all_rows)
     ]
     columns = min(3, len(panels))
@@ -166,13 +166,13 @@ def speedup_plot(found: dict[str, Any]) -> Figure:
     return figure
 
 
-def break_even_plot(found: dict[str, Any]) -> Figure:
+def break_even_plot(results: dict[str, Any]) -> Figure:
     """The share of tokens below which a method pays, a point a model and call."""
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.subplots()
     labels: list[str] = []
     shares: dict[str, dict[int, float]] = {}
-    for name, rows in found["models"].items():
+    for name, rows in results["models"].items():
         for (batch, words), part in _calls(rows):
             labels.append(f"{name}\nbatch {batch}\n{words} words")
             for method, mine in _by_method(part).items():

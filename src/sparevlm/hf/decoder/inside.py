@@ -165,8 +165,8 @@ class Inside(Attached):
         for report in reports:
             for row in range(report.row * each, (report.row + 1) * each):
                 counts.setdefault(row, []).append(report.after)
-        there = (kinds != 0).sum(1).tolist()
-        if [sum(counts.get(row, [])) for row in range(rows)] != there:
+        here = (kinds != 0).sum(1).tolist()
+        if [sum(counts.get(row, [])) for row in range(rows)] != here:
             return 1, {}, []
         return each, counts, reports
 
@@ -185,7 +185,7 @@ class Inside(Attached):
             for picture in call.pictures
             if picture.row % call.each == 0
         )
-        if [one.before for one in report] == [first.after for first in call.before]:
+        if [image.before for image in report] == [first.after for first in call.before]:
             for mine, first in zip(report, call.before, strict=True):
                 mine.kind, mine.shares = first.kind, _shares(mine.indices, first.shares)
                 if first.after == first.before:  # all tokens of a grid
@@ -223,12 +223,12 @@ class Inside(Attached):
         return before
 
     def _take(
-        self, call: Call, at: int, given: dict[str, Any], cache: Any, held: Tensor | None
+        self, call: Call, at: int, arguments: dict[str, Any], cache: Any, held: Tensor | None
     ) -> Taken:
         """What is read off layer `at`, whose arguments are `given`, for the stage behind it."""
-        embeddings = stock.rotary(given)
+        embeddings = stock.rotary(arguments)
         assert embeddings is not None  # looked at before the first layer
-        mask = given.get("attention_mask")
+        mask = arguments.get("attention_mask")
         taken = Taken(self._probes[at + 1], KeyTap(cache), embeddings)
         taken.mask = mask if isinstance(mask, Tensor) and mask.ndim == 4 else None
         if call.past and cache is not None:
@@ -282,8 +282,8 @@ class Inside(Attached):
         call.left = kept_columns(keep)
         inside = call.left.clamp(min=0)
         if before is not None:  # where each lies in the shorter hidden states
-            there = torch.arange(before.shape[1], device=device).expand_as(before)
-            inside = spread(before, there, length).gather(1, inside)
+            places = torch.arange(before.shape[1], device=device).expand_as(before)
+            inside = spread(before, places, length).gather(1, inside)
         shorter = hidden.gather(1, inside[..., None].expand(-1, -1, hidden.shape[-1]))
         for picture, features in merged:
             at_row = torch.isin(call.left[picture.row], picture.columns[picture.left])
@@ -303,7 +303,7 @@ class Inside(Attached):
         columns = torch.arange(call.words.shape[1], device=hidden.device)
         if call.left is not None:
             columns = call.left[row]
-        there = torch.isin(columns, picture.columns[picture.left]).nonzero()[:, 0]
+        places = torch.isin(columns, picture.columns[picture.left]).nonzero()[:, 0]
         words = ((columns >= 0) & call.words[row, columns.clamp(min=0)]).nonzero()[:, 0]
         keys = taken.keys(row).transpose(0, 1).flatten(1)
         real = (columns >= 0) & call.real[row, columns.clamp(min=0)]
@@ -324,12 +324,12 @@ class Inside(Attached):
                 for some in asking.split(_BLOCK):  # the whole matrix never exists
                     total += paid(some).masked_fill(some[:, None] == own, 0).sum(0)
                 received[row] = total / max(len(asking) - 1, 1)
-            return received[row][there]
+            return received[row][places]
 
         return LayerTokens(
-            layer=at, features=hidden[row, there], indices=picture.left, text=hidden[row, words],
-            keys=keys[there], text_keys=keys[words], received=from_all,
-            attention=lambda which: paid(words[which])[:, there],
+            layer=at, features=hidden[row, places], indices=picture.left, text=hidden[row, words],
+            keys=keys[places], text_keys=keys[words], received=from_all,
+            attention=lambda which: paid(words[which])[:, places],
             norm=stock.last_norm(self._decoder),
         )  # fmt: skip
 

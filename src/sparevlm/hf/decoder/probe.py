@@ -130,7 +130,9 @@ class Taken:
             made = self._rotated(plain, row, torch.tensor([last], device=true.device))
         except (AttributeError, LookupError, RuntimeError, ValueError) as error:
             raise self._refusal() from error
-        same, same_plain = (one.shape == true.shape and _near(one, true) for one in (made, plain))
+        same, same_plain = (
+            value.shape == true.shape and _near(value, true) for value in (made, plain)
+        )
         if not (same or same_plain):
             raise self._refusal()
         if same != same_plain:  # at the first position both are the same
@@ -176,7 +178,7 @@ class Taken:
 
 
 @torch.no_grad()
-def _near(one: Tensor, other: Tensor) -> bool:
+def _near(value: Tensor, other: Tensor) -> bool:
     """Whether two are equal but for rounding."""
     scale = float(other.float().abs().max())
-    return float((one - other).float().abs().max()) <= 0.02 * scale
+    return float((value - other).float().abs().max()) <= 0.02 * scale

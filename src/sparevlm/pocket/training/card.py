@@ -123,8 +123,8 @@ def measure(model, processor, count: int, scenes: str) -> dict[str, dict[str, fl
     }
 
 
-def score_table(scenes: str, tokens: int, found: dict[str, dict[str, float]]) -> str:
-    seeing, blind, common = found["all"], found["no_picture"], found["most_frequent"]
+def score_table(scenes: str, tokens: int, scores: dict[str, dict[str, float]]) -> str:
+    seeing, blind, common = scores["all"], scores["no_picture"], scores["most_frequent"]
     rows = [
         f"| {skill} | {seeing[skill]:.1%} | {blind[skill]:.1%} | {common[skill]:.1%} |"
         for skill in skills(scenes)
@@ -155,11 +155,11 @@ def write_card(
     folder = run / "pocket"
     model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(folder)
-    found = {kind: measure(model, processor, count, kind) for kind in scenes}
+    scores = {kind: measure(model, processor, count, kind) for kind in scenes}
     config = model.config
     text, vision = config.text_config, config.vision_config
     tables = "\n".join(
-        score_table(kind, config.image_seq_length, one) for kind, one in found.items()
+        score_table(kind, config.image_seq_length, shares) for kind, shares in scores.items()
     )
     card = CARD.format(
         **run_facts(run),
@@ -186,7 +186,7 @@ def write_card(
         shutil.copy(run / name, folder / name)
         if before:
             shutil.copy(before / name, folder / f"earlier-{name}")
-    result = {"count": count, "scenes": found}
+    result = {"count": count, "scenes": scores}
     (folder / "accuracy.json").write_text(json.dumps(result, indent=1) + "\n")
     print(tables)
 

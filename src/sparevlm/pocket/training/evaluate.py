@@ -69,17 +69,17 @@ def answer(
 
 def accuracy(scores: list[Score]) -> dict[str, float]:
     """Share of right answers by skill, and overall."""
-    found = {"overall": sum(s.right for s in scores) / len(scores)}
+    shares = {"overall": sum(s.right for s in scores) / len(scores)}
     for skill in dict.fromkeys(s.skill for s in scores):
         those = [s.right for s in scores if s.skill == skill]
-        found[skill] = sum(those) / len(those)
-    return found
+        shares[skill] = sum(those) / len(those)
+    return shares
 
 
 def most_frequent(scores: list[Score]) -> dict[str, float]:
     """What always giving the commonest answer of each skill would score."""
-    found = {}
+    shares = {}
     for skill in dict.fromkeys(s.skill for s in scores):
         answers = Counter(s.answer for s in scores if s.skill == skill)
-        found[skill] = answers.most_common(1)[0][1] / answers.total()
-    return found
+        shares[skill] = answers.most_common(1)[0][1] / answers.total()
+    return shares

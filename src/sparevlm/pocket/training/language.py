@@ -112,7 +112,7 @@ def make_batches(split: str, size: int):
         names = ("input_ids", "labels", "position_ids", "blocks")
         batch = {n: torch.tensor(v) for n, v in zip(names, zip(*rows, strict=True), strict=True)}
         labels = [common.patch_labels(scene) for scene in scenes]
-        batch |= {k: torch.from_numpy(np.stack([one[k] for one in labels])) for k in labels[0]}
+        batch |= {k: torch.from_numpy(np.stack([label[k] for label in labels])) for k in labels[0]}
         batch["image"] = torch.from_numpy(np.stack([scene.image for scene in scenes]))
         return batch
 

@@ -163,7 +163,7 @@ def make_batches(split: str, size: int):
             return_tensors="pt",
         )
         labels = [common.patch_labels(scene) for scene in scenes]
-        batch = {k: torch.from_numpy(np.stack([one[k] for one in labels])) for k in labels[0]}
+        batch = {k: torch.from_numpy(np.stack([label[k] for label in labels])) for k in labels[0]}
         batch["image"] = torch.from_numpy(np.stack([scene.image for scene in scenes]))
         return batch | {"input_ids": texts.input_ids, "attention_mask": texts.attention_mask}
 
