@@ -20,6 +20,7 @@ from sparevlm.hf.prune import Shrunk, shrink
 from sparevlm.hf.pruning import Pruning
 from sparevlm.hf.reading import generation_setting, uses_cache
 from sparevlm.hf.turns import Memory, remember
+from sparevlm.hf.whole import WholePrompt
 from sparevlm.report import Report
 
 
@@ -42,11 +43,14 @@ class Handle(Attached):
         if hasattr(model, "generate"):
             self._stock_generate = model.generate
             model.generate = self._wrapper = self._wrapped_generate()
+            stock.set_merging(model, self._shown)
 
     def _take_off(self) -> None:
         super()._take_off()
         if self._grouped:
             stock.reset_expansion(self._model)
+        if self._wrapper is not None:
+            stock.reset_merging(self._model)
         # A wrapper that the user put around ours stays; ours passes calls on once detached.
         if self._wrapper is not None and self._model.__dict__.get("generate") is self._wrapper:
             del self._model.generate
@@ -123,6 +127,10 @@ class Handle(Attached):
         finally:
             self._local.generating = False
 
+    def _shown(self, merged: list[Any], own: list[Any]) -> list[Any]:
+        prompt: WholePrompt | None = getattr(self._local, "prompt", None)
+        return merged if prompt is None else prompt.shown(merged, own)
+
     def _padding_mask(self, ids: Tensor, arguments: dict[str, Any]) -> dict[str, Tensor]:
         """The mask that `generate` would guess from padding ids, while they can still be seen."""
         pad = generation_setting(self._model, arguments, "pad_token_id")
@@ -144,13 +152,14 @@ class Handle(Attached):
                 "a pruned prompt cannot be prefilled in chunks: remove prefill_chunk_size"
             )
         self._shift_lengths(kwargs, ids.shape[1])
-        if kwargs.get("streamer") is not None:
-            kwargs["streamer"] = _WholePrompt(kwargs["streamer"], ids)
-        out = self._inside(kwargs)
-        sequences = out if isinstance(out, Tensor) else out.sequences
-        answer = sequences[:, kwargs["input_ids"].shape[1] :]
-        prompts = ids.to(sequences.device).repeat_interleave(len(sequences) // len(ids), 0)
-        sequences = torch.cat([prompts, answer], 1)
+        prompt = WholePrompt(ids, kwargs["input_ids"].shape[1])
+        kwargs["streamer"] = prompt.streamer(kwargs.get("streamer"))
+        self._local.prompt = prompt
+        try:
+            out = self._inside(kwargs)
+        finally:
+            self._local.prompt = None
+        sequences = prompt.of(out if isinstance(out, Tensor) else out.sequences)
         cache = stock.cache_of(kwargs)
         if not isinstance(out, Tensor):
             out.sequences = sequences
@@ -183,19 +192,3 @@ class Handle(Attached):
             kwargs["generation_config"].update(**changed)
         else:
             kwargs.update(changed)
-
-
-class _WholePrompt:
-    """A streamer that is given the user's prompt instead of the pruned one."""
-
-    def __init__(self, streamer: Any, ids: Tensor) -> None:
-        self._streamer = streamer
-        self._ids: Tensor | None = ids
-
-    def put(self, value: Tensor) -> None:
-        if self._ids is not None:
-            value, self._ids = self._ids.cpu(), None
-        self._streamer.put(value)
-
-    def end(self) -> None:
-        self._streamer.end()

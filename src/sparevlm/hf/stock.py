@@ -5,6 +5,7 @@ A release that renames one of them is a change of this file alone; a test keeps 
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import re
@@ -15,7 +16,14 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
-from transformers import Cache
+from transformers import Cache, MaxLengthCriteria
+from transformers.generation.logits_process import (
+    EncoderNoRepeatNGramLogitsProcessor,
+    EncoderRepetitionPenaltyLogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
+    PrefixConstrainedLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+)
 
 from sparevlm.warning import warn
 
@@ -352,6 +360,57 @@ def expanded(model: Any, ids: Tensor, outputs: dict[str, Any], times: int) -> di
     """Outputs of encoders as stock code repeats them."""
     repeated: dict[str, Any] = model._expand_multimodal_outputs(ids, outputs, expand_size=times)
     return repeated
+
+
+# -- generate
+
+
+def set_merging(model: Any, shown: Callable[[list[Any], list[Any]], list[Any]]) -> None:
+    """Let `shown` see a call's logits processors, or stopping criteria, and which are the user's.
+
+    Until `reset_merging`; what it gives back is what `generate` uses.
+    """
+    merge = model._merge_criteria_processor_list
+    model._merge_criteria_processor_list = lambda default, own: shown(merge(default, own), own)
+
+
+def reset_merging(model: Any) -> None:
+    """Take back `set_merging`."""
+    del model._merge_criteria_processor_list
+
+
+def reads_prompt(processor: Any) -> bool:
+    """Whether a processor that `generate` makes itself looks at the words of the prompt."""
+    return isinstance(
+        processor,
+        PrefixConstrainedLogitsProcessor
+        | NoRepeatNGramLogitsProcessor
+        | RepetitionPenaltyLogitsProcessor,
+    )
+
+
+def with_prompt(processor: Any, ids: Tensor) -> Any:
+    """A processor that was made of the words of a prompt, made of `ids` [B, L]; others as is."""
+    if isinstance(processor, EncoderNoRepeatNGramLogitsProcessor):
+        return type(processor)(processor.ngram_size, ids)
+    if isinstance(processor, EncoderRepetitionPenaltyLogitsProcessor):
+        processor.encoder_input_ids = ids
+    return processor
+
+
+def is_length(criterion: Any) -> bool:
+    """Whether a stopping criterion is a length of prompt and answer."""
+    return type(criterion) is MaxLengthCriteria
+
+
+def with_length(criterion: Any, more: int) -> Any:
+    """Such a criterion for a prompt that is `more` tokens longer."""
+    changed = copy.copy(criterion)
+    changed.max_length += more
+    return changed
+
+
+# -- positions
 
 
 def axes_of(
