@@ -64,7 +64,7 @@ def attach(
         first, inside = UniformGrid(keep=1.0, per=method.per), method
     else:
         first = method
-    pruning = Pruning.of(first, model, guide)
+    pruning = Pruning.of(first, model, guide, inside=inside is not None)
     if inside is None:
         return Handle(pruning)
     check_decoder(inside, model, pruning.family)

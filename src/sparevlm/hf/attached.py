@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import threading
 import weakref
+from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
+
+from torch import Tensor
 
 from sparevlm.report import Report
 
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 _ATTACHED: weakref.WeakKeyDictionary[Any, PruningMethod | Staged] = weakref.WeakKeyDictionary()
 
 
-class Attached:
+class Attached(ABC):
     """A method attached to a model.
 
     Attributes
@@ -26,6 +29,12 @@ class Attached:
     report : Report, a list of ImageReport
         One entry a picture, or frame of a video, of the last call that had any: of the thread that
         asks, or, where that made none, of any (an answer that is streamed comes from another).
+    columns : Tensor [B, L'], int64, or None
+        Which column of the user's `input_ids` each column of the last call's output is, logits and
+        hidden states: of the call of the thread that asks. -1 where a row was padded; on the CPU.
+        None before the first call, and after one that was given embeddings.
+    attention_mask : Tensor [B, L'] or None
+        The attention mask of those columns: zeros are padding.
 
     Raises
     ------
@@ -63,6 +72,51 @@ class Attached:
     def model(self) -> Any:
         """What it is attached to."""
         return self._model
+
+    @property
+    @abstractmethod
+    def columns(self) -> Tensor | None:
+        """See above."""
+
+    @property
+    @abstractmethod
+    def attention_mask(self) -> Tensor | None:
+        """See above."""
+
+    def take(self, values: Tensor, fill: float = 0) -> Tensor:
+        """What a tensor says of the columns of the last call's output.
+
+        Parameters
+        ----------
+        values : Tensor [B, L, ...]
+            One entry for each of the user's `input_ids`: labels, a mask, weights.
+        fill : int or float
+            For columns that pad.
+
+        Returns
+        -------
+        Tensor [B, L', ...]
+            On the device of `values`.
+
+        Raises
+        ------
+        ValueError
+            If no call was made, or the shape is not that of its `input_ids`.
+        """
+        if self.columns is None:
+            raise ValueError("there was no call with input_ids yet: call the model first")
+        columns = self.columns.to(values.device)
+        longest = int(columns.max())
+        if values.ndim < 2 or len(values) != len(columns) or values.shape[1] <= longest:
+            raise ValueError(
+                f"a tensor of shape {list(values.shape)} does not fit the last call, which had "
+                f"input_ids of shape [{len(columns)}, at least {longest + 1}]: give one entry for "
+                "each of them"
+            )
+        rest = (1,) * (values.ndim - 2)
+        index = columns.clamp(min=0).view(*columns.shape, *rest)
+        taken = values.gather(1, index.expand(*columns.shape, *values.shape[2:]))
+        return taken.masked_fill((columns < 0).view(*columns.shape, *rest), fill)
 
     def detach(self) -> None:
         """Take everything off the model; a second call does nothing."""

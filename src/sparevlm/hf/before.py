@@ -16,6 +16,8 @@ from sparevlm.families import Family
 from sparevlm.hf import stock
 from sparevlm.hf.attached import Attached
 from sparevlm.hf.expand import group_expansion
+from sparevlm.hf.media import MODALITIES
+from sparevlm.hf.passed import check_generate
 from sparevlm.hf.prune import Shrunk, shrink
 from sparevlm.hf.pruning import Pruning
 from sparevlm.hf.reading import generation_setting, uses_cache
@@ -61,6 +63,7 @@ class Handle(Attached):
         shrunk = shrink(self._pruning, kwargs, **options)
         report = Report(shrunk.report)
         self._local.last = report, len(kwargs["input_ids"]) if report else 1
+        self._local.seen = _seen(shrunk, kwargs.get("input_ids"))
         if report:
             self.report = report
         return shrunk
@@ -74,6 +77,16 @@ class Handle(Attached):
     def last(self) -> tuple[Report, int]:
         """Reports of the present thread's last call, had it pictures or not, and its prompts."""
         return getattr(self._local, "last", (Report(), 1))
+
+    @property
+    def columns(self) -> Tensor | None:
+        """See `Attached`."""
+        return getattr(self._local, "seen", (None, None))[0]
+
+    @property
+    def attention_mask(self) -> Tensor | None:
+        """See `Attached`."""
+        return getattr(self._local, "seen", (None, None))[1]
 
     # -- forward
 
@@ -113,6 +126,8 @@ class Handle(Attached):
         if ids is None:
             return self._inside(self._shrink(named, side="left", whole=True).kwargs)
         arguments = {name: value for name, value in named.items() if value is not None}
+        if self._pruning.drops and any(modality.pixels in arguments for modality in MODALITIES):
+            check_generate(self._model, arguments)
         guessed = {} if "attention_mask" in arguments else self._padding_mask(ids, arguments)
         shrunk = self._shrink(arguments | guessed, side="left", whole=True)
         if shrunk.memory is None:
@@ -192,3 +207,16 @@ class Handle(Attached):
             kwargs["generation_config"].update(**changed)
         else:
             kwargs.update(changed)
+
+
+def _seen(shrunk: Shrunk, ids: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """Columns and mask [B, L'] of what a call puts out."""
+    if ids is None:
+        return None, None
+    columns = shrunk.columns
+    if columns is None:
+        columns = torch.arange(ids.shape[1]).expand(len(ids), -1)
+    mask = shrunk.kwargs.get("attention_mask")
+    if not isinstance(mask, Tensor) or mask.ndim != 2:
+        mask = torch.ones_like(columns)
+    return columns, mask[:, mask.shape[1] - columns.shape[1] :]

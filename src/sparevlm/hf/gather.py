@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 Side = Literal["left", "right"]
+Alignment = Literal["left", "right", "behind"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +39,7 @@ class Columns:
         return taken if self.real is None else taken.masked_fill(~self.real, fill)
 
 
-def remaining(keep: Tensor, mask: Tensor | None, side: Side) -> Columns:
+def remaining(keep: Tensor, mask: Tensor | None, side: Alignment) -> Columns:
     """Columns kept of each row, its old padding removed and rows padded again to one width.
 
     Parameters
@@ -47,19 +48,20 @@ def remaining(keep: Tensor, mask: Tensor | None, side: Side) -> Columns:
         False for what is dropped.
     mask : Tensor [B, L] or None
         The attention mask: zeros before the first and after the last one are padding.
-    side : "left" or "right"
-        Where short rows are padded.
+    side : "left", "right" or "behind"
+        Where short rows are padded; "behind": on the left, and padding behind a row stays, so that
+        the last columns are those that they were.
     """
     real = keep
     if mask is not None:
         seen = mask != 0
-        after_first = seen.cumsum(1) > 0
-        before_last = seen.flip(1).cumsum(1).flip(1) > 0
-        real = keep & after_first & before_last
+        real = keep & (seen.cumsum(1) > 0)
+        if side != "behind":
+            real &= seen.flip(1).cumsum(1).flip(1) > 0
     lengths = real.sum(1)
     width = int(lengths.max())
     # A stable sort moves the real columns of a row together and leaves their order.
-    if side == "left":
+    if side != "right":
         index = real.long().argsort(dim=1, stable=True)[:, real.shape[1] - width :]
     else:
         index = (~real).long().argsort(dim=1, stable=True)[:, :width]
@@ -67,10 +69,10 @@ def remaining(keep: Tensor, mask: Tensor | None, side: Side) -> Columns:
     return Columns(index, None if bool(places.all()) else places)
 
 
-def padding_side(mask: Tensor | None) -> Side:
-    """The side on which a mask [B, L] pads; "right" where it does not."""
+def padding_side(mask: Tensor | None) -> Alignment:
+    """Where a mask [B, L] pads: "behind" if it does so on the left at all, else "right"."""
     if mask is not None and bool((mask[:, 0] == 0).any()):
-        return "left"
+        return "behind"
     return "right"
 
 

@@ -7,7 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparevlm.hf.gather import Columns, Side, default_positions, padding_side, remaining
+from sparevlm.hf import logits
+from sparevlm.hf.gather import (
+    Alignment,
+    Columns,
+    Side,
+    default_positions,
+    padding_side,
+    remaining,
+)
 from sparevlm.hf.turns import Memory, Prefix
 
 _PER_TOKEN = {"labels": -100, "token_type_ids": 0, "mm_token_type_ids": 0}
@@ -22,7 +30,7 @@ def shorten(
     side: Side | None,
     pad: int,
     axes: Tensor | None = None,
-) -> tuple[dict[str, Any], Memory]:
+) -> tuple[dict[str, Any], Memory, Tensor]:
     """Drop columns from every per-token argument.
 
     Parameters
@@ -48,6 +56,9 @@ def shorten(
         With shorter tensors.
     memory : Memory
         To go on with the conversation.
+    columns : Tensor [B, L'], int64
+        Column of `input_ids` that each one of what is not cached is; -1 where a row was padded. On
+        the CPU.
     """
     ids, mask = kwargs["input_ids"], kwargs.get("attention_mask")
     start = prefix.columns if prefix else 0
@@ -55,7 +66,9 @@ def shorten(
     if mask is not None:
         mask = mask[:, mask.shape[1] - ids.shape[1] :]
     seen = None if mask is None else mask.cpu()
-    kept = _columns(keep, seen, prefix, side).to(ids.device)
+    chosen = _columns(keep, seen, prefix, side, last=logits.asks(kwargs))
+    columns = chosen.index if chosen.real is None else chosen.index.where(chosen.real, -1)
+    kept = chosen.to(ids.device)
     new_ids = kept.take(ids, pad)
     new_mask = None
     if mask is not None or kept.real is not None:
@@ -68,7 +81,8 @@ def shorten(
     if original:
         positions = kept.take(base, 0)
     elif kwargs.get("position_ids") is not None or (
-        side is None and (bool(prefix.dropped.any()) if prefix else mask is not None)
+        side is None
+        and (bool(prefix.dropped.any()) if prefix else mask is not None or kept.real is not None)
     ):
         # Counted along the mask, as `generate` does; stock forward would count padding.
         positions = kept.take(base - before[:, None] - (gone.cumsum(1) - gone), 0)
@@ -80,6 +94,11 @@ def shorten(
     shorter = {
         **{name: value for name, value in kwargs.items() if name != "position_ids"},
         **_per_token(kwargs, kept, ids.shape[1], prefix),
+        **(
+            {logits.NAME: logits.translated(kwargs[logits.NAME], columns, ids.shape[1])}
+            if logits.asks(kwargs)
+            else {}
+        ),
         "input_ids": new_ids if prefix is None or not at_once else _after(prefix.kept, new_ids),
         **({} if whole_mask is None else {"attention_mask": whole_mask}),
         **(
@@ -95,7 +114,7 @@ def shorten(
         next_position=(base if axes is None else base.amax(0)).max(1).values + 1,
         original=original,
     )
-    return shorter, memory
+    return shorter, memory, columns + columns.ge(0) * start
 
 
 def _after(earlier: Tensor, new: Tensor) -> Tensor:
@@ -111,14 +130,15 @@ def _positions(
 ) -> Tensor:
     """Positions of the user's prompt, of what is not cached: [B, L] or [A, B, L]."""
     rows, length = ids.shape
-    if axes is not None:
-        return (
-            axes
-            if positions is None
-            else positions[-len(axes) :, :, positions.shape[-1] - length :]
-        )
     if positions is not None:
-        return positions[..., positions.shape[-1] - length :].expand(rows, -1)
+        positions = positions[..., positions.shape[-1] - length :]
+    if axes is not None:
+        if positions is None:
+            return axes
+        own = positions if positions.ndim == 2 else positions[-len(axes) :]  # without that of text
+        return own.expand(len(axes), rows, -1)
+    if positions is not None:
+        return positions.expand(rows, -1)
     return default_positions(ids, mask, prefix.start[:, None] if prefix else 0)
 
 
@@ -155,11 +175,16 @@ def _behind(
 
 
 def _columns(
-    keep: Tensor, mask: Tensor | None, prefix: Prefix | None, side: Side | None
+    keep: Tensor, mask: Tensor | None, prefix: Prefix | None, side: Side | None, *, last: bool
 ) -> Columns:
+    """`last`: the last columns must be the same in all rows."""
+    if prefix is not None and bool(keep.all()):
+        every = torch.arange(keep.shape[1], device=keep.device)
+        return Columns(every.expand(len(keep), -1), None)
+    where: Alignment = side or padding_side(mask)
     if prefix is not None:
-        if bool(keep.all()):
-            every = torch.arange(keep.shape[1], device=keep.device)
-            return Columns(every.expand(len(keep), -1), None)
-        side = "left"  # next to the answer, where generation goes on
-    return remaining(keep, mask, side or padding_side(mask))
+        where = side or "behind"  # what was cached lies on the left
+        where = "left" if where == "right" else where
+    elif side is None and last:
+        where = "behind"
+    return remaining(keep, mask, where)

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from sparevlm.guide import Guide
 from sparevlm.hf.choosing import Chosen, choose, places_of
 from sparevlm.hf.gather import Side
 from sparevlm.hf.mrope import prompt_positions
+from sparevlm.hf.passed import check_passed
 from sparevlm.hf.prompt import shorten
 from sparevlm.hf.pruning import Pruning
 from sparevlm.hf.reading import Prompt, media_of, named, pad_id, read_prompt, uses_cache
@@ -33,6 +35,8 @@ class Shrunk:
     kwargs: dict[str, Any]
     report: list[ImageReport] = field(default_factory=list)
     memory: Memory | None = None
+    columns: Tensor | None = None
+    """Of the user's prompt [B, L'], -1 for padding; None: all, as they were."""
 
 
 def prune_inputs(
@@ -138,6 +142,8 @@ def shrink(
     prompt = read_prompt(pruning.model, pruning.family, kwargs, whole=whole)
     if prompt is None:
         return Shrunk(kwargs)
+    if (media and pruning.drops) or prompt.goes_on:
+        check_passed(pruning.family, prompt, kwargs)
     chosen = choose(pruning, prompt, media, kwargs)
     if bool(chosen.keep.all()) and not prompt.goes_on:
         places = {m.grids: kwargs[m.grids] for m in media if m.grids in kwargs}
@@ -146,7 +152,7 @@ def shrink(
     axes = None
     if pruning.family.mrope:
         axes = _several_axes(pruning, prompt, chosen, kwargs, original=original)
-    shorter, memory = shorten(
+    shorter, memory, columns = shorten(
         chosen.kwargs,
         chosen.keep,
         prompt.prefix,
@@ -155,7 +161,7 @@ def shrink(
         pad=pad_id(pruning.model, prompt.placeholders),
         axes=axes,
     )
-    return Shrunk(shorter, chosen.report, memory)
+    return Shrunk(shorter, chosen.report, memory, columns)
 
 
 def _keeps_positions(
@@ -173,7 +179,7 @@ def _keeps_positions(
 
 def _several_axes(
     pruning: Pruning, prompt: Prompt, chosen: Chosen, kwargs: dict[str, Any], *, original: bool
-) -> torch.Tensor:
+) -> Tensor:
     """Positions [3, B, L - cached] of the user's prompt, on the device of its ids."""
     if not original:
         raise ValueError(

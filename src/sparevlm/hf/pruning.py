@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sparevlm.budgets import is_integer
 from sparevlm.families import Family
 from sparevlm.guide import Guide
 from sparevlm.hf.guidance import Guidance, make_guidance
@@ -34,9 +35,19 @@ class Pruning:
     model: Any
     family: Family
     guidance: Guidance | None
+    inside: bool = False
+    """Whether another method follows inside the language model."""
+
+    @property
+    def drops(self) -> bool:
+        """Whether it can drop anything at all."""
+        keep = self.method.keep
+        return self.inside or is_integer(keep) or keep != 1.0
 
     @classmethod
-    def of(cls, method: PruningMethod, model: Any, guide: Guide) -> Pruning:
+    def of(
+        cls, method: PruningMethod, model: Any, guide: Guide, *, inside: bool = False
+    ) -> Pruning:
         """Find what the method needs.
 
         Raises
@@ -48,4 +59,4 @@ class Pruning:
         guidance = None
         if "query" in method.requires:
             guidance = make_guidance(model, family, method.compares, guide)
-        return cls(method, model, family, guidance)
+        return cls(method, model, family, guidance, inside)

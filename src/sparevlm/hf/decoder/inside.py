@@ -109,6 +109,16 @@ class Inside(Attached):
             probe.remove()
 
     @property
+    def columns(self) -> Tensor | None:
+        """See `Attached`: what comes out of the decoder has all columns that went in."""
+        return self._before.columns
+
+    @property
+    def attention_mask(self) -> Tensor | None:
+        """See `Attached`."""
+        return self._before.attention_mask
+
+    @property
     def _call(self) -> Call | None:
         """The present thread's running call."""
         return getattr(self._local, "call", None)

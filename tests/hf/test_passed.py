@@ -1,0 +1,161 @@
+"""What was passed beside a prompt: it has its pruned meaning, or is refused before encoding."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from sparevlm.methods import SPARE, FastV, Staged, UniformGrid
+from tests.families.matrix import made
+from tests.hf.conftest import ONE, SHORT
+
+METHODS = [
+    SPARE(10, guidance="none"),
+    FastV(0.5, layer=1, average=False),
+    Staged(SPARE(20, guidance="none"), FastV(0.5, layer=1, average=False)),
+]
+
+
+@pytest.fixture(params=METHODS, ids=lambda m: type(m).__name__)
+def attached(request, setup):
+    """A pruned model that must not encode, until `free` is called; and usable afterwards."""
+    inputs = setup.inputs(ONE, SHORT)
+    tower = setup.model.model.vision_tower
+    runs = []
+    hook = tower.register_forward_pre_hook(lambda *_: runs.append(1))
+    with torch.no_grad(), request.param(setup.model) as handle:
+        yield SimpleNamespace(setup=setup, model=setup.model, inputs=inputs, handle=handle)
+        assert not runs, "the picture was encoded first"
+        assert setup.model(**inputs).logits.shape[0] == 2
+        assert len(handle.report) == 2
+    hook.remove()
+
+
+def tensors(rows, length):
+    """Arguments that stock does not know, with an axis for the prompt, and names for the cases."""
+    return {
+        "loss_weights": torch.ones(rows, length),
+        "per_layer_inputs": torch.ones(rows, length, 2, 3),
+        "cache_position": torch.arange(length),
+        "bias": torch.zeros(rows, 1, length, length),
+        "special_tokens_mask": torch.zeros(1, length, dtype=torch.bool),
+    }
+
+
+@pytest.mark.parametrize("name", tensors(1, 1))
+def test_an_unknown_tensor_along_the_prompt(attached, name):
+    value = tensors(*attached.inputs["input_ids"].shape)[name]
+    with pytest.raises(ValueError, match=rf"^{name} has an entry for each of the prompt's \d+ tok"):
+        attached.model(**attached.inputs, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("cu_seq_lens_q", torch.tensor([0, 5, 9])),
+        ("cu_seq_lens_k", torch.tensor([0, 5, 9])),
+        ("max_length_q", 5),
+        ("seq_idx", torch.zeros(2, 9)),
+    ],
+    ids=["q", "k", "longest", "index"],
+)
+def test_packed_by_lengths(attached, name, value):
+    with pytest.raises(ValueError, match=f"^{name} was given: samples packed into one row"):
+        attached.model(**attached.inputs, **{name: value})
+
+
+def test_packed_by_positions(attached):
+    inputs = {k: v[:1] for k, v in attached.inputs.items() if k != "attention_mask"}
+    length = inputs["input_ids"].shape[1]
+    packed = torch.cat([torch.arange(length - 6), torch.arange(6)])[None]
+    with pytest.raises(ValueError, match=r"^position_ids do not count up by one .* row of its own"):
+        attached.model(**inputs, position_ids=packed)
+
+
+@pytest.mark.parametrize("name", ["labels", "attention_mask", "token_type_ids"])
+def test_a_tensor_of_another_length(attached, name):
+    ids = attached.inputs["input_ids"]
+    with pytest.raises(ValueError, match=rf"^{name} has the shape \[2, {ids.shape[1] - 1}\] and"):
+        attached.model(**attached.inputs | {name: torch.ones_like(ids)[:, 1:]})
+
+
+def test_positions_of_another_length(attached):
+    ids = attached.inputs["input_ids"]
+    for shape in [(2, 5), (5,), (2, 2, ids.shape[1]), (3, *ids.shape)]:
+        with pytest.raises(ValueError, match=r"^position_ids has the shape"):
+            attached.model(**attached.inputs, position_ids=torch.zeros(shape, dtype=torch.long))
+
+
+def test_generate(attached):
+    with pytest.raises(ValueError, match=r"^custom_generate would see the pruned prompt"):
+        attached.model.generate(**attached.inputs, custom_generate=lambda *a, **k: None)
+    with pytest.raises(ValueError, match=r"^token_healing writes the prompt anew"):
+        attached.model.generate(**attached.inputs, token_healing=True)
+
+
+def test_what_has_no_axis_of_the_prompt_passes(setup):
+    inputs = setup.inputs(ONE, SHORT)
+    with torch.no_grad(), METHODS[0](setup.model):
+        plain = setup.model(**inputs).logits
+        more = {
+            "output_router_logits": False,
+            "scale": torch.tensor(7.0),
+            "sizes": torch.ones(2, 3),
+        }
+        assert torch.equal(setup.model(**inputs, **more).logits, plain)
+
+
+def test_what_drops_nothing_refuses_nothing(setup):
+    inputs = setup.inputs(ONE)
+    weights = torch.ones_like(inputs["input_ids"])
+    with torch.no_grad():
+        expected = setup.model(**inputs).logits
+        with UniformGrid(1.0)(setup.model):
+            found = setup.model(**inputs, loss_weights=weights).logits
+    assert torch.equal(found, expected)
+
+
+def test_a_later_turn(setup):
+    """The cache holds a pruned prompt: what counts columns does not fit there either."""
+    inputs = setup.inputs(ONE)
+    with torch.no_grad(), METHODS[0](setup.model):
+        first = setup.model(**inputs, use_cache=True)
+        more = setup.ids("is it red ?")
+        cache = {"cache": first.get("cache", None) or first.get("past_key_values")}
+        with pytest.raises(ValueError, match=r"^weights has an entry for each"):
+            setup.model(input_ids=more, **cache, weights=torch.ones(more.shape))
+
+
+@pytest.mark.parametrize("text", [False, True], ids=["axes", "with text row"])
+def test_positions_of_several_axes(text):
+    """Given as the model makes them, or with a row for text in front, they change nothing."""
+    family = made("qwen2_5_vl")
+    inputs = family.inputs("user : <image> what color is the star ? assistant :")
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    axes, _ = family.model.model.get_rope_index(
+        ids, mm_token_type_ids=inputs["mm_token_type_ids"],
+        image_grid_thw=inputs["image_grid_thw"], attention_mask=mask,
+    )  # fmt: skip
+    if text:
+        axes = torch.cat([torch.arange(ids.shape[1]).expand(1, *ids.shape), axes])
+    with torch.no_grad(), SPARE(5, guidance="none")(family.model):
+        expected = family.model(**inputs).logits
+        assert torch.equal(family.model(**inputs, position_ids=axes).logits, expected)
+        packed = inputs | {"position_ids": axes.clone()}
+        if text:
+            packed.pop("attention_mask")
+            packed["position_ids"][0, :, -4:] = torch.arange(4)
+            with pytest.raises(ValueError, match="packed samples"):
+                family.model(**packed)
+
+
+def test_plain_positions_of_a_model_with_several_axes():
+    """[B, L] stands for all axes alike."""
+    family = made("qwen2_5_vl")
+    inputs = family.inputs("user : <image> what color is the star ? assistant :")
+    plain = torch.arange(inputs["input_ids"].shape[1])[None]
+    with torch.no_grad(), SPARE(5, guidance="none")(family.model):
+        same = family.model(**inputs, position_ids=plain.expand(3, 1, -1)).logits
+        assert torch.equal(family.model(**inputs, position_ids=plain).logits, same)
