@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from sparevlm.templates import CHATML, COHERE, GEMMA, GLM4, HEADER, KIMI, PLAIN
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Family:
         Checkpoints to use.
     positions : "compact" or "original"
         What positions="auto" means, as measured (docs/defaults.md).
-    question : str
-        Regular expression of the template's role marks; the last piece that the
+    turns : tuple of str
+        Chat templates of its checkpoints, patterns of `sparevlm.templates`; the last thing that the
         user says is the question.
     video : "no", "pictures", "tokens" or "marks"
         How a video comes: not at all; as pictures, one a frame; in an argument of its own, with
@@ -67,7 +68,7 @@ class Family:
     classes: tuple[str, ...]
     hub: tuple[str, ...]
     positions: Literal["compact", "original"]
-    question: str = r"(?i)\b(?:user|assistant|system)\s*:|\[/?INST\]"
+    turns: tuple[str, ...] = PLAIN
     video: Literal["no", "pictures", "tokens", "marks"] = "no"
     marks: tuple[str, str] = ("video_start_token_id", "video_end_token_id")
     tower: str = "vision_tower"
@@ -95,7 +96,7 @@ LLAVA = Family(
         "llava-hf/llava-interleave-qwen-7b-hf",
     ),
     positions="original",
-    question=r"(?i)\b(?:user|assistant|system)(?:\s*:|\n)|\[/?INST\]",
+    turns=(CHATML, *PLAIN),
     text="CLIP (Interleave: SigLIP)",
     tokens="576 (Interleave: 729)",
     vllm="PrunedLlava",
@@ -106,7 +107,6 @@ VIPLLAVA = Family(
     classes=("VipLlavaForConditionalGeneration", "VipLlavaModel"),
     hub=("llava-hf/vip-llava-7b-hf", "llava-hf/vip-llava-13b-hf"),
     positions="original",
-    question=r"(?i)\b(?:human|user|assistant|system)\s*:|###",
     text="CLIP",
     tokens="576",
 )
@@ -116,6 +116,7 @@ LLAVA_NEXT = Family(
     classes=("LlavaNextForConditionalGeneration", "LlavaNextModel"),
     hub=("llava-hf/llava-v1.6-vicuna-7b-hf", "llava-hf/llava-v1.6-mistral-7b-hf"),
     positions="original",
+    turns=(CHATML, HEADER, *PLAIN),
     newline=True,
     text="CLIP",
     tokens="1,176 to 2,928, line ends among them",
@@ -131,7 +132,7 @@ LLAVA_ONEVISION = Family(
     ),
     video="tokens",
     positions="original",
-    question=r"(?i)<\|im_(?:start|end)\|>|\b(?:user|assistant|system)\b",
+    turns=(CHATML, *PLAIN),
     newline=True,
     text="SigLIP",
     tokens="729 to 7,290, line ends among them",
@@ -145,7 +146,7 @@ INTERNVL = Family(
     hub=("OpenGVLab/InternVL3-1B-hf", "OpenGVLab/InternVL3_5-1B-HF", "OpenGVLab/InternVL3-8B-hf"),
     video="pictures",
     positions="original",
-    question=r"(?i)<\|im_(?:start|end)\|>|\b(?:user|assistant|system)\b",
+    turns=(CHATML, *PLAIN),
     tiled="run",
     tokens="256 a tile, 1 to 13 tiles",
     frame="256",
@@ -157,7 +158,7 @@ GEMMA3 = Family(
     classes=("Gemma3ForConditionalGeneration", "Gemma3Model"),
     hub=("google/gemma-3-4b-it", "google/gemma-3-12b-it", "google/gemma-3-27b-it"),
     positions="original",
-    question=r"<(?:start|end)_of_turn>|\b(?:user|model)\n",
+    turns=(GEMMA, *PLAIN),
     text="SigLIP",
     tokens="256",
 )
@@ -188,7 +189,7 @@ QWEN: dict[str, Any] = {
     "projector": "",
     "positions": "original",
     "video": "tokens",
-    "question": r"(?i)<\|im_(?:start|end)\|>|\b(?:user|assistant|system)\b",
+    "turns": (CHATML, *PLAIN),
     "mrope": True,
     "grids": True,
     "tokens": "by the picture's size",
@@ -239,7 +240,7 @@ QWEN3_5_MOE = Family(
     hub=("Qwen/Qwen3.5-35B-A3B",),
     **QWEN,
 )
-GLM = QWEN | {"question": r"<\|(?:user|assistant|system)\|>", "video": "marks"}
+GLM = QWEN | {"turns": (GLM4, *PLAIN), "video": "marks"}
 GLM4V = Family(
     name="GLM-4V",
     model_type="glm4v",
@@ -280,7 +281,7 @@ PERCEPTION_LM = Family(
     hub=("facebook/Perception-LM-1B", "facebook/Perception-LM-3B"),
     video="tokens",
     positions="original",
-    question=r"<\|(?:start|end)_header_id\|>|<\|eot_id\|>|\b(?:user|assistant|system)\b",
+    turns=(HEADER, *PLAIN),
     tiled="run",
     tokens="256 a tile, 1 to 37 tiles",
     frame="256",
@@ -317,7 +318,7 @@ AYA_VISION = Family(
     classes=("AyaVisionForConditionalGeneration", "AyaVisionModel"),
     hub=("CohereLabs/aya-vision-8b",),
     positions="original",
-    question=r"<\|(?:USER|CHATBOT|SYSTEM)_TOKEN\|>",
+    turns=(COHERE, *PLAIN),
     tiled="end",
     text="SigLIP",
     tokens="169 a tile, 1 to 13 tiles",
@@ -328,7 +329,7 @@ COHERE2_VISION = Family(
     classes=("Cohere2VisionForConditionalGeneration", "Cohere2VisionModel"),
     hub=("CohereLabs/command-a-vision-07-2025",),
     positions="original",
-    question=r"<\|(?:USER|CHATBOT|SYSTEM)_TOKEN\|>",
+    turns=(COHERE, *PLAIN),
     tiled="begin",
     text="SigLIP",
     tokens="256 a tile, 1 to 13 tiles",
@@ -339,14 +340,14 @@ OVIS2 = Family(
     classes=("Ovis2ForConditionalGeneration", "Ovis2Model"),
     hub=("thisisiron/Ovis2-1B-hf", "thisisiron/Ovis2-2B-hf"),
     positions="original",
-    question=r"(?i)<\|im_(?:start|end)\|>|\b(?:user|assistant|system)\b",
+    turns=(CHATML, *PLAIN),
     projector="",
     tiled="begin",
     tokens="256 a tile, 1 to 10 tiles",
 )
 CHAT: dict[str, Any] = {
     "positions": "original",
-    "question": r"(?i)<\|im_(?:start|end)\|>|\b(?:user|assistant|system)\b",
+    "turns": (CHATML, *PLAIN),
 }
 LIGHTON_OCR = Family(
     name="LightOnOCR",
@@ -397,7 +398,7 @@ GEMMA4 = Family(
     classes=("Gemma4ForConditionalGeneration", "Gemma4Model"),
     hub=("google/gemma-4-E2B-it",),
     positions="original",
-    question=r"<\|?turn\|?>|\b(?:user|model)\n",
+    turns=(GEMMA, *PLAIN),
     projector="",
     video="tokens",
     grids=True,
@@ -411,7 +412,7 @@ GEMMA4_UNIFIED = Family(
     classes=("Gemma4UnifiedForConditionalGeneration", "Gemma4UnifiedModel"),
     hub=("google/gemma-4-12B-it",),
     positions="original",
-    question=r"<\|?turn\|?>|\b(?:user|model)\n",
+    turns=(GEMMA, *PLAIN),
     tower="embed_vision",
     projector="",
     video="tokens",
@@ -445,7 +446,7 @@ KIMI_K25 = Family(
     classes=("Kimi_K25ForConditionalGeneration", "Kimi_K25Model"),
     hub=("moonshotai/Kimi-K2.6",),
     positions="original",
-    question=r"<\|im_(?:user|assistant|system|middle|end)\|>|\b(?:user|assistant|system)\b",
+    turns=(KIMI, *PLAIN),
     projector="mm_projector",
     grids=True,
     tokens="by the picture's size",
@@ -492,20 +493,6 @@ def patch_grid(
         return None
     rows = math.isqrt(tokens)
     return (rows, rows) if rows * rows == tokens else None
-
-
-def last_question(text: str, family: Family) -> str:
-    """The last thing that the user asks in a prompt, without the template's role marks."""
-    marks = list(re.finditer(family.question, text))
-    ends = [*[mark.start() for mark in marks[1:]], len(text)][: len(marks)]
-    # An answer that was begun, or is scored, is no question.
-    asked = [
-        text[mark.end() : end].strip()
-        for mark, end in zip(marks, ends, strict=True)
-        if not mark.group().lower().startswith(("assistant", "system", "[/"))
-    ]
-    pieces = asked or [text.strip()]
-    return next((piece for piece in reversed(pieces) if piece), "")
 
 
 def family_facts() -> list[dict[str, Any]]:

@@ -39,22 +39,6 @@ def test_the_question_is_read_off_the_prompt():
     assert question("<image> USER: ASSISTANT:") == ""
 
 
-class Said:
-    """A tokenizer that says one text."""
-
-    def __init__(self, text):
-        self.text = text
-
-    def decode(self, ids, skip_special_tokens):
-        return self.text
-
-
-def test_roles_on_lines_of_their_own():
-    """As LLaVA-Interleave's template has them, with its special tokens left out."""
-    said = Said("system\nYou help the user.\nuser\n\nwhat color is it ?\nassistant\n")
-    assert Guidance(None, said, LLAVA, None).read(torch.tensor([0])) == "what color is it ?"
-
-
 def test_clip_similarity_by_hand(tiny, scorer):
     inputs = tiny.inputs(ONE)
     with SPARE(9)(tiny.model, clip=scorer, tokenizer=tiny.processor) as handle:

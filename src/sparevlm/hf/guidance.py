@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sparevlm.families import Family, last_question
+from sparevlm.families import Family
 from sparevlm.guide import Guide
 from sparevlm.relevance import (
     EmbeddingScorer,
@@ -21,6 +21,7 @@ from sparevlm.relevance import (
     make_scorer,
     tower_name,
 )
+from sparevlm.templates import question_of
 from sparevlm.tokens import Query
 from sparevlm.warning import warn
 
@@ -50,8 +51,7 @@ class Guidance:
 
     def read(self, ids: Tensor) -> str:
         """The last thing that the user asks in a prompt [M], without the template's role marks."""
-        text = self.tokenizer.decode(ids.tolist(), skip_special_tokens=True)
-        return last_question(text, self.family)
+        return question_of(self.tokenizer, ids.tolist(), self.family.turns)
 
 
 def make_guidance(

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sparevlm.families import FAMILIES, last_question
+from sparevlm.families import FAMILIES
 from sparevlm.relevance import EmbeddingScorer, TowerScorer, load_clip, tower_name
+from sparevlm.templates import question_of
 from sparevlm.tokens import Query
 
 if TYPE_CHECKING:
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
 
 def question_in(tokenizer: Any, config: Any, prompt: list[int]) -> str:
     """The last thing that the user asks in a prompt of token ids."""
-    text = tokenizer.decode(prompt, skip_special_tokens=True)
-    return last_question(text, FAMILIES[config.model_type])
+    return question_of(tokenizer, prompt, FAMILIES[config.model_type].turns)
 
 
 class Questions:
