@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sparevlm.families import FAMILIES
 from sparevlm.hf.guidance import Guidance
+from sparevlm.serving.question import question_in
 from sparevlm.templates import question_of
 
 SYSTEM = "You help the user; the assistant answers.\nsystem: be short"
@@ -185,6 +187,8 @@ def asked(name, way, turns) -> str:
     tokenizer = tokenizer_of(way)
     ids = tokenizer(way(turns), add_special_tokens=False)["input_ids"]
     found = question_of(tokenizer, ids, FAMILIES[name].turns)
+    config = SimpleNamespace(model_type=name)
+    assert question_in(tokenizer, config, ids) == found  # the plugin for vLLM
     # In transformers the placeholders are gone by then.
     pictures = tokenizer.convert_tokens_to_ids(["<image>", "<|image_pad|>", "<|image|>"])
     words = torch.tensor([i for i in ids if i not in pictures])

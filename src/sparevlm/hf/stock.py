@@ -24,6 +24,7 @@ from transformers.generation.logits_process import (
     PrefixConstrainedLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
 )
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from sparevlm.warning import warn
 
@@ -113,6 +114,12 @@ def with_cache(takes: Callable[..., Any], kwargs: dict[str, Any], cache: Any) ->
     """Arguments with a cache under the name that a function, or a module's forward, takes."""
     rest = {name: value for name, value in kwargs.items() if name not in _CACHES}
     return rest if cache is None else rest | {cache_name(takes): cache}
+
+
+def with_tap(attention: Any, kwargs: dict[str, Any], tap: Any) -> dict[str, Any]:
+    """Arguments of an attention with another cache in place of its own, or of none."""
+    own = next((name for name in _CACHES if name in kwargs), None)
+    return kwargs | {own or cache_name(type(attention).forward): tap}
 
 
 @functools.cache
@@ -485,6 +492,18 @@ def rotary(kwargs: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
 def with_rotary(kwargs: dict[str, Any], embeddings: tuple[Tensor, ...]) -> dict[str, Any]:
     """A layer's arguments with other rotary embeddings."""
     return kwargs | {"position_embeddings": embeddings}
+
+
+def will_run_again(layer: Any) -> bool:
+    """Whether gradient checkpointing will run a layer again, with the hooks that are on it.
+
+    Before 5.24 it runs the layer, from then on its forward alone.
+    """
+    return (
+        bool(getattr(layer, "gradient_checkpointing", False))
+        and bool(layer.training)
+        and "__call__" in vars(GradientCheckpointingLayer)
+    )
 
 
 def layer_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

@@ -71,6 +71,10 @@ class Call:
         Columns of this call that the present layer gets, -1 for padding; None: all.
     taken : dict
         {layer: what was read off the layer before it}.
+    lefts : list
+        `left` of each layer that ran.
+    again : bool
+        Whether gradient checkpointing will run the present layer again, with its hooks.
     whole
         A cache that tells one length for all layers while the call lasts, or None.
     """
@@ -84,6 +88,8 @@ class Call:
     past: int = 0
     left: Tensor | None = None
     taken: dict[int, Taken] = field(default_factory=dict)
+    lefts: list[Tensor | None] = field(default_factory=list)
+    again: bool = False
     whole: Any = None
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import inspect
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from sparevlm.hf import stock
 from sparevlm.hf.attached import Attached
@@ -25,8 +27,15 @@ from sparevlm.hf.decoder.held import (
     is_shorter,
     seen_before,
 )
-from sparevlm.hf.decoder.probe import KeyTap, LayerProbe, Taken
-from sparevlm.hf.decoder.shorter import kept_columns, rotary_of, shorter_mask, spread, visible
+from sparevlm.hf.decoder.probe import LayerProbe, Taken
+from sparevlm.hf.decoder.shorter import (
+    gathered,
+    kept_columns,
+    rotary_of,
+    shorter_mask,
+    spread,
+    visible,
+)
 from sparevlm.hf.media import token_types
 from sparevlm.methods.in_decoder import LayerTokens, averaged, check_chosen
 from sparevlm.report import ImageReport, Report, Timer
@@ -86,6 +95,7 @@ class Inside(Attached):
         self._stages = sorted(inside.stages(len(layers)))
         self._first = self._stages[0]
         self._local = threading.local()
+        self._replayed = WeakTensorKeyDictionary()  # a call's rotary embeddings: the call
         attentions = stock.attentions(self._decoder)
         self._probes = {
             at: LayerProbe(attentions[at - 1], lambda at=at: self._taken(at))  # type: ignore[misc]
@@ -208,7 +218,7 @@ class Inside(Attached):
         def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             call = self._call
             if call is None:
-                return None
+                return self._again(at, args, kwargs)
             cache = stock.cache_of(kwargs)
             hidden = stock.layer_input(args, kwargs)
             if at == 0:
@@ -219,6 +229,10 @@ class Inside(Attached):
                         "that cannot be shortened"
                     )
             held = held_by(cache, at) if call.past else None
+            call.again = bool(call.pictures) and stock.will_run_again(module)
+            embeddings = stock.rotary(kwargs)
+            if call.again and embeddings is not None:
+                self._replayed[embeddings[0]] = call
             if at in self._probes and call.pictures:
                 hidden = self._drop(call, at, hidden)
                 del call.taken[at]
@@ -226,11 +240,24 @@ class Inside(Attached):
             if cache is not None and at >= self._first and (call.pictures or held is not None):
                 hold(cache, at, held, call)
             if at + 1 in self._probes and call.pictures:
-                taken = call.taken[at + 1] = self._take(call, at, changed, cache, held)
-                changed = stock.with_cache(type(module).forward, changed, taken.tap)
+                call.taken[at + 1] = self._take(call, at, changed, cache, held)
+            call.lefts.append(call.left)
             return stock.with_layer_input(args, changed, hidden)
 
         return before
+
+    def _again(self, at: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Shorten what a layer gets that gradient checkpointing runs again, as it was shortened."""
+        embeddings = stock.rotary(kwargs)
+        call = None if embeddings is None else self._replayed.get(embeddings[0])
+        if call is None:
+            return None
+        hidden, left = stock.layer_input(args, kwargs), call.lefts[at]
+        before = call.lefts[at - 1] if at else None
+        if left is not None and left is not before:
+            hidden = gathered(hidden, before, left, call.words.shape[1])
+        changed = self._shortened(replace(call, left=left), at, hidden, None, kwargs)
+        return stock.with_layer_input(args, changed, hidden)
 
     def _take(
         self, call: Call, at: int, arguments: dict[str, Any], cache: Any, held: Tensor | None
@@ -239,7 +266,7 @@ class Inside(Attached):
         embeddings = stock.rotary(arguments)
         assert embeddings is not None  # looked at before the first layer
         mask = arguments.get("attention_mask")
-        taken = Taken(self._probes[at + 1], KeyTap(cache), embeddings)
+        taken = Taken(self._probes[at + 1], embeddings)
         taken.mask = mask if isinstance(mask, Tensor) and mask.ndim == 4 else None
         if call.past and cache is not None:
             taken.past = stock.cached_keys(cache, at)
@@ -275,7 +302,9 @@ class Inside(Attached):
         for picture in call.pictures:
             k = picture.schedule[at]
             if k < len(picture.left):
-                with Timer(device) as timer:
+                # Merged rows have gradients, scores have none.
+                grad = torch.is_grad_enabled() and self._inside.merges and not call.again
+                with Timer(device) as timer, torch.set_grad_enabled(grad):
                     tokens = self._tokens(call, at, hidden, picture, received)
                     chosen = self._inside.choose(tokens, k)
                 picture.timers.append(timer)
@@ -283,6 +312,12 @@ class Inside(Attached):
                 keep[picture.row, picture.columns[picture.left]] = False
                 picture.left = picture.left[chosen.indices]
                 keep[picture.row, picture.columns[picture.left]] = True
+                if chosen.features is not None and call.again:
+                    raise stock.unknown(
+                        f"{type(self._inside).__name__} merges tokens, which gradient "
+                        "checkpointing cannot run again before transformers 5.24: switch one of "
+                        "the two off (recycle=False), or install transformers >= 5.24"
+                    )
                 if chosen.features is not None:
                     merged.append((picture, chosen.features))
             picture.kept[at] = picture.left
@@ -290,11 +325,7 @@ class Inside(Attached):
             return hidden
         keep &= call.real.to(device)  # padding would hold places that others have given up
         call.left = kept_columns(keep)
-        inside = call.left.clamp(min=0)
-        if before is not None:  # where each lies in the shorter hidden states
-            places = torch.arange(before.shape[1], device=device).expand_as(before)
-            inside = spread(before, places, length).gather(1, inside)
-        shorter = hidden.gather(1, inside[..., None].expand(-1, -1, hidden.shape[-1]))
+        shorter = gathered(hidden, before, call.left, length)
         for picture, features in merged:
             at_row = torch.isin(call.left[picture.row], picture.columns[picture.left])
             shorter[picture.row, at_row] = features.to(shorter.dtype)

@@ -24,7 +24,7 @@ class KeyTap:
 
     def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Cache as the true one does."""
-        self.keys = keys
+        self.keys = keys.detach()
         if self._cache is None:
             return keys, values
         return self._cache.update(keys, values, *args, **kwargs)
@@ -51,6 +51,8 @@ class LayerProbe:
         self._hooks = [
             stock.projection(attention, "q").register_forward_hook(self._took_query),
             stock.projection(attention, "k").register_forward_hook(self._took_key),
+            # At the attention and not at its layer, where checkpointing takes caches away.
+            attention.register_forward_pre_hook(self._tapped, with_kwargs=True),
         ]
 
     def remove(self) -> None:
@@ -58,15 +60,22 @@ class LayerProbe:
         for hook in self._hooks:
             hook.remove()
 
+    def _tapped(self, module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        taken = self._current()
+        if taken is None:
+            return None
+        taken.tap = KeyTap(stock.cache_of(kwargs))
+        return args, stock.with_tap(module, kwargs, taken.tap)
+
     def _took_query(self, module: Any, args: Any, output: Tensor) -> None:
         taken = self._current()
         if taken is not None:
-            taken.query = output
+            taken.query = output.detach()
 
     def _took_key(self, module: Any, args: Any, output: Tensor) -> None:
         taken = self._current()
         if taken is not None:
-            taken.last_key = output[:, -1:].clone()  # a view would hold all of them
+            taken.last_key = output[:, -1:].detach().clone()  # a view would hold all of them
 
 
 @dataclass(eq=False)
@@ -76,10 +85,10 @@ class Taken:
     Attributes
     ----------
     probe : LayerProbe
-    tap : KeyTap
-        The cache that the layer is given.
     embeddings : (Tensor, Tensor)
         cos and sin [.., B or 1, L, C] of this call's columns.
+    tap : KeyTap or None
+        The cache that the layer is given, once it runs.
     mask : Tensor [B or 1, 1, L, P + L] or None
         Where the layer was given one.
     past : Tensor [B, H, P, C] or None
@@ -93,8 +102,8 @@ class Taken:
     """
 
     probe: LayerProbe
-    tap: KeyTap
     embeddings: tuple[Tensor, Tensor]
+    tap: KeyTap | None = None
     mask: Tensor | None = None
     past: Tensor | None = None
     past_seen: Tensor | None = None
@@ -103,7 +112,7 @@ class Taken:
 
     def keys(self, row: int) -> Tensor:
         """Keys of this call's columns, as the layer attends to them: [H, L, C]."""
-        if self.tap.keys is None:
+        if self.tap is None or self.tap.keys is None:
             raise stock.unknown(f"{self._kind} caches its keys in a way that cannot be read")
         return self.tap.keys[row]
 

@@ -18,6 +18,18 @@ def kept_columns(keep: Tensor) -> Tensor:
     return torch.where(step >= (longest - counts)[:, None], columns, -1)
 
 
+def gathered(hidden: Tensor, before: Tensor | None, left: Tensor, length: int) -> Tensor:
+    """Hidden states [B, L', D] of the columns `left` [B, L'], of those of `before` [B, M].
+
+    Both are -1 where a row is padded, of a prompt of `length` columns; None: all.
+    """
+    inside = left.clamp(min=0)
+    if before is not None:  # where each lies in the hidden states
+        places = torch.arange(before.shape[1], device=left.device).expand_as(before)
+        inside = spread(before, places, length).gather(1, inside)
+    return hidden.gather(1, inside[..., None].expand(-1, -1, hidden.shape[-1]))
+
+
 def spread(columns: Tensor, values: Tensor, length: int) -> Tensor:
     """Values [B, L', ..] at their columns [B, L'] of [B, length, ..]; zero elsewhere."""
     rest = values.shape[2:]
