@@ -9,6 +9,7 @@ from sparevlm.hf.attached import Attached
 from sparevlm.hf.before import Handle
 from sparevlm.hf.decoder import Inside, check_decoder
 from sparevlm.hf.pruning import Pruning
+from sparevlm.hf.wrapped import check_adapters, unwrapped
 from sparevlm.methods.in_decoder import DecoderMethod
 from sparevlm.methods.staged import Staged
 from sparevlm.methods.uniform_grid import UniformGrid
@@ -33,7 +34,8 @@ def attach(
     method : PruningMethod or Staged
         What to keep.
     model
-        A supported transformers model.
+        A supported transformers model, also inside a peft model or DistributedDataParallel: then
+        what is pruned, and `Attached.model`, is the model inside.
     relevance : "auto", "clip", "llm" or "none"
         What methods that look at the question compare it with: CLIP's text tower ("auto": where it
         is at hand without a download), or the language model's embeddings.
@@ -56,6 +58,7 @@ def attach(
         If the model is not supported or pruned already, or guidance cannot be had.
     """
     guide = Guide(relevance, clip, tokenizer, question)
+    model = unwrapped(model)
     first: PruningMethod
     inside: DecoderMethod | None = None
     if isinstance(method, Staged):
@@ -65,6 +68,7 @@ def attach(
     else:
         first = method
     pruning = Pruning.of(first, model, guide, inside=inside is not None)
+    check_adapters(model)
     if inside is None:
         return Handle(pruning)
     check_decoder(inside, model, pruning.family)

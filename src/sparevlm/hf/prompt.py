@@ -8,14 +8,7 @@ import torch
 from torch import Tensor
 
 from sparevlm.hf import logits
-from sparevlm.hf.gather import (
-    Alignment,
-    Columns,
-    Side,
-    default_positions,
-    padding_side,
-    remaining,
-)
+from sparevlm.hf.gather import Columns, Side, default_positions, remaining
 from sparevlm.hf.turns import Memory, Prefix
 
 _PER_TOKEN = {"labels": -100, "token_type_ids": 0, "mm_token_type_ids": 0}
@@ -44,7 +37,8 @@ def shorten(
     original : bool
         Positions of the full prompt instead of renumbered ones.
     side : "left", "right" or None
-        Where rows of different length are padded; None: where the mask does.
+        Where rows of different length are padded; None: on the left, and what is padded behind a
+        row stays there, so that columns keep their distance from the end.
     pad : int
         Token id to pad with.
     axes : Tensor [A, B, L - cached] or None
@@ -66,7 +60,7 @@ def shorten(
     if mask is not None:
         mask = mask[:, mask.shape[1] - ids.shape[1] :]
     seen = None if mask is None else mask.cpu()
-    chosen = _columns(keep, seen, prefix, side, last=logits.asks(kwargs))
+    chosen = _columns(keep, seen, prefix, side)
     columns = chosen.index if chosen.real is None else chosen.index.where(chosen.real, -1)
     kept = chosen.to(ids.device)
     new_ids = kept.take(ids, pad)
@@ -175,16 +169,11 @@ def _behind(
 
 
 def _columns(
-    keep: Tensor, mask: Tensor | None, prefix: Prefix | None, side: Side | None, *, last: bool
+    keep: Tensor, mask: Tensor | None, prefix: Prefix | None, side: Side | None
 ) -> Columns:
-    """`last`: the last columns must be the same in all rows."""
     if prefix is not None and bool(keep.all()):
         every = torch.arange(keep.shape[1], device=keep.device)
         return Columns(every.expand(len(keep), -1), None)
-    where: Alignment = side or padding_side(mask)
-    if prefix is not None:
-        where = side or "behind"  # what was cached lies on the left
-        where = "left" if where == "right" else where
-    elif side is None and last:
-        where = "behind"
-    return remaining(keep, mask, where)
+    if prefix is not None and side == "right":
+        side = "left"  # next to the answer, where generation goes on
+    return remaining(keep, mask, side or "behind")

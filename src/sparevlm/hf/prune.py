@@ -22,6 +22,7 @@ from sparevlm.hf.prompt import shorten
 from sparevlm.hf.pruning import Pruning
 from sparevlm.hf.reading import Prompt, media_of, named, pad_id, read_prompt, uses_cache
 from sparevlm.hf.turns import Memory
+from sparevlm.hf.wrapped import unwrapped
 from sparevlm.report import ImageReport
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def _shrink_inputs(
             f"{type(method).__name__} works inside the language model, not on its inputs: "
             "attach it to the model"
         )
-    return shrink(Pruning.of(method, model, guide), dict(inputs), side=side)
+    return shrink(Pruning.of(method, unwrapped(model), guide), dict(inputs), side=side)
 
 
 def shrink(
@@ -134,7 +135,7 @@ def shrink(
 ) -> Shrunk:
     """Prune the prompt in `kwargs`, which is not changed.
 
-    `side` None pads where the mask does. `whole`: ids are the whole conversation even where a cache
+    `side` as in `shorten`. `whole`: ids are the whole conversation even where a cache
     holds its beginning, as in `generate`.
     """
     kwargs = named(pruning.model, kwargs)
