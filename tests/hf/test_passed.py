@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -159,3 +160,16 @@ def test_plain_positions_of_a_model_with_several_axes():
     with torch.no_grad(), SPARE(5, guidance="none")(family.model):
         same = family.model(**inputs, position_ids=plain.expand(3, 1, -1)).logits
         assert torch.equal(family.model(**inputs, position_ids=plain).logits, same)
+
+
+def test_a_qwen_without_token_types():
+    """Stock then places a picture as text, without a word; the pruned call does not."""
+    family = made("qwen2_5_vl")
+    inputs = family.inputs("user : <image> what color is the star ? assistant :")
+    less = {name: value for name, value in inputs.items() if name != "mm_token_type_ids"}
+    with torch.no_grad(), SPARE(5, guidance="none")(family.model):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            expected = family.model(**inputs).logits
+        with pytest.warns(UserWarning, match="^mm_token_type_ids was not given: Qwen2.5-VL is"):
+            assert torch.equal(family.model(**less).logits, expected)

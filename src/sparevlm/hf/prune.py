@@ -24,9 +24,13 @@ from sparevlm.hf.reading import Prompt, media_of, named, pad_id, read_prompt, us
 from sparevlm.hf.turns import Memory
 from sparevlm.hf.wrapped import unwrapped
 from sparevlm.report import ImageReport
+from sparevlm.warning import warn
 
 if TYPE_CHECKING:
     from sparevlm.methods.base import PruningMethod
+
+
+_TYPES = "mm_token_type_ids"
 
 
 @dataclass(eq=False)
@@ -186,6 +190,12 @@ def _several_axes(
         raise ValueError(
             f"{pruning.family.name} places tokens by time, row and column, which cannot be "
             'renumbered: use positions="original", and in generate the cache'
+        )
+    if chosen.encodings and _TYPES not in kwargs and "position_ids" not in kwargs:
+        warn(
+            f"{_TYPES} was not given: {pruning.family.name} is pruned with the positions of the "
+            "picture's grid, which a call without pruning does not have then, so that the two "
+            "cannot be compared: pass the processor's whole output"
         )
     places = places_of(chosen, kwargs) if chosen.encodings else {}
     codes = tuple(encoded.modality.code for encoded in chosen.encodings)

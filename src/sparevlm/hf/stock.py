@@ -272,6 +272,16 @@ def set_last_hidden(output: Any, hidden: Tensor) -> None:
 # -- encoders
 
 
+def all_hidden(output: Any) -> tuple[Tensor, ...]:
+    """Hidden states before, between and behind the layers, where they were asked for; else ()."""
+    return tuple(getattr(output, "hidden_states", None) or ())
+
+
+def set_all_hidden(output: Any, hidden: tuple[Tensor, ...]) -> None:
+    """Put others in their place."""
+    output.hidden_states = hidden
+
+
 def encoder_of(base: Any, modality: str) -> Callable[..., Any]:
     """The function that encodes pictures ("image") or videos ("video"); one may do both."""
     encoder: Any = getattr(base, f"get_{modality}_features", None)

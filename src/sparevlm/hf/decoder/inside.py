@@ -401,12 +401,19 @@ class Inside(Attached):
         return changed
 
     def _after_decoder(self, module: Any, args: tuple[Any, ...], output: Any) -> Any:
-        """Give the last hidden states their full length again: zeros where tokens were dropped."""
+        """Give hidden states their full length again: zeros where tokens were dropped."""
         call = self._call
         if call is None or call.left is None:
             return None
         hidden = stock.last_hidden(output)
-        stock.set_last_hidden(output, spread(call.left, hidden, call.words.shape[1]))
+        length = call.words.shape[1]
+        between = [
+            states if left is None else spread(left, states, length)
+            for left, states in zip([None, *call.lefts], stock.all_hidden(output), strict=False)
+        ]
+        if between:
+            stock.set_all_hidden(output, tuple(between))
+        stock.set_last_hidden(output, spread(call.left, hidden, length))
         return output
 
 
