@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from sparevlm.methods.picking import PickingMethod
-from sparevlm.selection import cosine_distances, max_min
+from sparevlm.selection import cosine_distances, max_min, nearest_others
 from sparevlm.tokens import Reduction, VisualTokens
 
 
@@ -29,8 +29,7 @@ class DivPrune(PickingMethod):
     def pick(self, tokens: VisualTokens, k: int) -> Reduction:
         """See `PickingMethod.pick`."""
         distances = cosine_distances(tokens.features)
-        # The second smallest of a row: the smallest is the distance to itself (or to a twin).
-        nearest = distances.topk(min(2, len(distances)), dim=1, largest=False).values[:, -1]
+        nearest = nearest_others(tokens.features, distances)
         # Two tokens that are each other's nearest tie, but for the rounding of d_ij and d_ji.
         near = nearest.max() - 4 * torch.finfo(nearest.dtype).eps
         first = (nearest >= near).to(nearest.dtype)

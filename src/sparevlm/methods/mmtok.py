@@ -9,7 +9,7 @@ import torch
 
 from sparevlm.methods.picking import PickingMethod
 from sparevlm.methods.settings import check_number
-from sparevlm.selection import checked_rows, max_coverage, unit_rows
+from sparevlm.selection import Cosines, checked_rows, is_held, max_coverage, unit_rows
 from sparevlm.tokens import Reduction, VisualTokens
 
 
@@ -51,14 +51,19 @@ class MMTok(PickingMethod):
         """See `PickingMethod.pick`."""
         n = len(checked_rows(tokens.features))
         states = unit_rows(tokens.states())
-        cover = [((states @ states.T) / self.vision_temperature).softmax(1)]
         weights = [states.new_full((n,), self.alpha / n)]
-        scores = None
+        scores = alike = None
         if tokens.query is not None:
             texts, patches = unit_rows(tokens.query.texts), unit_rows(tokens.query.patches)
             alike = (texts @ patches.T / self.text_temperature).softmax(1).to(states)
-            cover.insert(0, alike)
             weights.insert(0, states.new_full((len(alike),), 1 / len(alike)))
             scores = alike.mean(0)
-        order = max_coverage(torch.cat(cover), k, weights=torch.cat(weights))
+        told, factor = torch.cat(weights), states.new_ones(n)
+        if is_held(states, told):
+            cover = ((states @ states.T) / self.vision_temperature).softmax(1)
+            cover = cover if alike is None else torch.cat([alike, cover])
+            order = max_coverage(cover, k, weights=told)
+        else:
+            pairs = Cosines(states, self.vision_temperature, alike)
+            order = max_coverage(pairs, k, weights=told, factor=factor)
         return Reduction.picked(order, scores=scores)

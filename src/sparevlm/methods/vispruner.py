@@ -10,12 +10,14 @@ from torch import Tensor
 
 from sparevlm.methods.picking import PickingMethod, largest
 from sparevlm.methods.settings import check_count, check_number
-from sparevlm.selection import checked_rows, unit_rows
+from sparevlm.selection import blocks, checked_rows, unit_rows
 from sparevlm.tokens import Reduction, VisualTokens
 
 # Tokens up to which each round takes its own products, as the authors' program does: what rounds
-# otherwise may be ranked otherwise. Beyond, that would be (N - k) / 8 matrix products.
+# otherwise may be ranked otherwise. Beyond, that would be (N - k) / 8 matrix products, and each
+# token has a list of those most like it instead.
 _DIRECT = 1024
+_LISTED = 64
 
 
 @dataclass(frozen=True)
@@ -60,17 +62,39 @@ class VisPruner(PickingMethod):
 
     def _unlike(self, unit: Tensor, left: Tensor, k: int) -> Tensor:
         """Drop near-duplicates from tokens `left` [m] until k remain."""
-        gram = unit @ unit.T if len(unit) > _DIRECT else None
+        lists = _Lists(unit) if len(unit) > _DIRECT else None
         while len(left) > k:
             even, odd = left[::2], left[1::2]
             if not len(odd):
                 return left[:k]
-            if gram is None:
+            if lists is None or len(left) <= _DIRECT:
                 likeness = (unit[even] @ unit[odd].T).amax(1)
             else:
-                likeness = gram[odd].amax(0)[even]
+                likeness = lists.most_like(even, odd)
             drop = min(self.per_round, len(left) - k)
             # Not a stable sort, and not put back into order, as in the authors' program: what comes
             # out where decides all later splits.
             left = torch.cat([even[likeness.argsort(descending=True)[drop:]], odd])
         return left
+
+
+class _Lists:
+    """Of each row [N, D], of length 1, the rows most like it: what a matrix of all pairs says."""
+
+    def __init__(self, unit: Tensor) -> None:
+        self._unit = unit
+        parts = [(unit[some] @ unit.T).topk(min(_LISTED, len(unit))) for some in blocks(len(unit))]
+        self._values = torch.cat([part.values for part in parts])
+        self._tokens = torch.cat([part.indices for part in parts])
+
+    def most_like(self, even: Tensor, odd: Tensor) -> Tensor:
+        """How like each row of `even` [m] the one of `odd` is that is most like it: [m]."""
+        is_odd = torch.zeros(len(self._unit), dtype=torch.bool, device=even.device)
+        is_odd[odd] = True
+        met = is_odd[self._tokens[even]]
+        first = met.long().argmax(1, keepdim=True)
+        likeness = self._values[even].gather(1, first)[:, 0]
+        missed = (~met.any(1)).nonzero()[:, 0]  # none of them is on the list
+        for some in missed.split(256):
+            likeness[some] = (self._unit[even[some]] @ self._unit[odd].T).amax(1)
+        return likeness

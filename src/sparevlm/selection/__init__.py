@@ -1,6 +1,6 @@
 """Choosing tokens that span the others: tensor algorithms that know no model, image or text."""
 
-from .coverage import max_coverage
+from .coverage import Cosines, is_held, max_coverage
 from .greedy import Gain, greedy_order, run_greedy
 from .greedy_css import greedy_css
 from .leverage import draw, leverage_scores, two_stage
@@ -11,19 +11,22 @@ from .max_min import (
     euclidean_distances,
     euclidean_distances_to,
     max_min,
+    nearest_others,
 )
 from .pivoting import select
 from .reconstruction import reconstruction_curve, reconstruction_error, svd_bound
 from .result import Selection
-from .rows import checked_rows, unit_rows
+from .rows import blocks, checked_rows, unit_rows
 from .strong_rrqr import strong_rrqr
 from .suppression import suppress
 from .volume import volume_sample
 
 __all__ = [
+    "Cosines",
     "Distances",
     "Gain",
     "Selection",
+    "blocks",
     "checked_rows",
     "cosine_distances",
     "cosine_distances_to",
@@ -32,9 +35,11 @@ __all__ = [
     "euclidean_distances_to",
     "greedy_css",
     "greedy_order",
+    "is_held",
     "leverage_scores",
     "max_coverage",
     "max_min",
+    "nearest_others",
     "reconstruction_curve",
     "reconstruction_error",
     "run_greedy",

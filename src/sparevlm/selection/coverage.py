@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
+from . import rows as many
 from .checks import check_k
 from .greedy import Gain, greedy_order, in_one_launch
+from .rows import blocks
 
 _BLOCK = 32  # tokens whose gain is computed at once
+
+
+class Similarity(Protocol):
+    """Of M targets and N tokens, where the matrix of them is too large to be held."""
+
+    shape: tuple[int, int]
+
+    def columns(self, tokens: Tensor | slice) -> Tensor:
+        """Similarities of some tokens: [n, M], float."""
+
+
+class _Held:
+    """A matrix [M, N]."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        self.transposed = matrix.T.contiguous()
+
+    def columns(self, tokens: Tensor | slice) -> Tensor:
+        return self.transposed[tokens]
 
 
 class _Coverage(Gain):
@@ -18,18 +41,23 @@ class _Coverage(Gain):
     not be computed anew: Minoux's lazy greedy, in blocks.
     """
 
-    def __init__(self, similarity: Tensor, weights: Tensor, factor: Tensor, start: float) -> None:
-        self.columns = similarity.T.contiguous()  # [N, M]
+    def __init__(
+        self, similarity: _Held | Similarity, weights: Tensor, factor: Tensor, start: float
+    ) -> None:
+        self._columns = similarity.columns
         self._weights, self._factor = weights, factor
-        self._best = similarity.new_full((similarity.shape[0],), start)
+        self._best = torch.full_like(weights, start)
         self._fresh = torch.zeros(len(factor), dtype=torch.bool, device=factor.device)
         # Two tokens that cover each other alike tie, but for the rounding of the sums.
-        self.near = 1 - 64 * torch.finfo(similarity.dtype).eps
-        self.value = self._gain(slice(None))
+        self.near = 1 - 64 * torch.finfo(weights.dtype).eps
+        if isinstance(similarity, _Held):
+            self.value = self._gain(slice(None))
+        else:
+            self.value = torch.cat([self._gain(some) for some in blocks(len(factor))])
         self._fresh.fill_(True)
 
     def _gain(self, tokens: Tensor | slice) -> Tensor:
-        lift = (self.columns[tokens] - self._best).clamp_(min=0)
+        lift = (self._columns(tokens) - self._best).clamp_(min=0)
         return self._factor[tokens] * (lift @ self._weights)
 
     def refresh(self, left: int) -> None:
@@ -46,15 +74,56 @@ class _Coverage(Gain):
             self._fresh[block] = True
 
     def take(self, t: int, pick: Tensor, best: Tensor) -> None:
-        torch.maximum(self._best, self.columns[pick[0]], out=self._best)
+        torch.maximum(self._best, self._columns(pick)[0], out=self._best)
         self.value.index_fill_(0, pick, -torch.inf)
         self._fresh.fill_(False)
         self._fresh.index_fill_(0, pick, True)
 
 
+class Cosines:
+    """Cosines of all pairs of rows, made when they are needed.
+
+    Parameters
+    ----------
+    unit : Tensor [N, D], float
+        Rows of length 1.
+    temperature : float or None
+        Cosines are divided by it, and their softmax over the tokens is taken, for each target;
+        None: they are taken as they are.
+    above : Tensor [m, N] or None
+        Similarities of other targets, in front.
+    """
+
+    def __init__(
+        self, unit: Tensor, temperature: float | None = None, above: Tensor | None = None
+    ) -> None:
+        n = len(unit)
+        self.shape = (n + (0 if above is None else len(above)), n)
+        self._unit, self._temperature, self._above = unit, temperature, above
+        self._totals: Tensor | None = None
+        if temperature is not None:
+            parts = [(unit[some] @ unit.T / temperature).logsumexp(1) for some in blocks(n)]
+            self._totals = torch.cat(parts)
+
+    def columns(self, tokens: Tensor | slice) -> Tensor:
+        """See `Similarity`."""
+        alike = self._unit[tokens] @ self._unit.T
+        if self._totals is not None and self._temperature is not None:
+            alike = alike.div_(self._temperature).sub_(self._totals).exp_()
+        return alike if self._above is None else torch.cat([self._above[:, tokens].T, alike], 1)
+
+
+def is_held(rows: Tensor, like: Tensor) -> bool:
+    """Whether the similarities of all pairs of `rows` [N, D] are best held as one matrix.
+
+    `like`: what else a kernel would get.
+    """
+    return len(rows) <= many.LARGE or in_one_launch(rows, like)
+
+
 @torch.no_grad()
 def max_coverage(
-    similarity: Tensor,
+    similarity: Tensor | Similarity,
     k: int,
     *,
     weights: Tensor | None = None,
@@ -68,8 +137,9 @@ def max_coverage(
 
     Parameters
     ----------
-    similarity : Tensor [M, N], float
-        Of M targets and N tokens.
+    similarity : Tensor [M, N], float, or Similarity
+        Of M targets and N tokens. A `Similarity` makes them when they are needed, again and again;
+        `weights` and `factor` are needed then.
     k : int
         How many to pick; ``k >= N`` picks all N.
     weights : Tensor [M], optional
@@ -94,12 +164,20 @@ def max_coverage(
     functions, Mathematical Programming 14, 1978; Minoux, Accelerated greedy algorithms, 1978.
     """
     targets, n = similarity.shape
-    weights = similarity.new_ones(targets) if weights is None else weights
-    factor = similarity.new_ones(n) if factor is None else factor
+    if isinstance(similarity, Tensor):
+        weights = similarity.new_ones(targets) if weights is None else weights
+        factor = similarity.new_ones(n) if factor is None else factor
+    if weights is None or factor is None:
+        raise ValueError(
+            "similarities that are not held need weights [M] and factor [N]: give both"
+        )
     k = min(check_k(k), n)
-    gain = _Coverage(similarity, weights, factor, start)
+    if not isinstance(similarity, Tensor):
+        return greedy_order(_Coverage(similarity, weights, factor, start), k)
+    held = _Held(similarity)
+    gain = _Coverage(held, weights, factor, start)
     if in_one_launch(similarity, weights, factor):
         from sparevlm.kernels.greedy import covering  # imports Triton
 
-        return covering(gain.columns, gain.value, factor, weights, k, start, gain.near)
+        return covering(held.transposed, gain.value, factor, weights, k, start, gain.near)
     return greedy_order(gain, k)

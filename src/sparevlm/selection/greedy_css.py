@@ -3,19 +3,25 @@
 import torch
 from torch import Tensor
 
+from . import rows as many
 from .checks import check_features, check_k, scaled_rows, working_dtype
 from .greedy import Gain, greedy_order
 from .pivoting import fill_up
 from .result import Selection, as_selection
+from .rows import blocks
+
+_USED_UP = 1e-6  # of the largest |R r_j|^2, to which downdating is trusted
 
 
 @torch.no_grad()
 def greedy_css(features: Tensor, k: int) -> Selection:
     """Pick k tokens, each the one that lowers the reconstruction error the most.
 
-    With R the residual rows, a step keeps argmax_j |R r_j|^2 / |r_j|^2. Costlier than `select`
-    (a Gram matrix of the residuals, rewritten at every step) and meant to compare it with. Works in
-    fp64.
+    With R the residual rows, a step keeps argmax_j |R r_j|^2 / |r_j|^2. Costlier than `select` and
+    meant to compare it with. Works in fp64. Up to 2048 tokens (`rows.LARGE`) the Gram matrix of the
+    residuals is held, and rewritten at every step; beyond, |R r_j|^2 is downdated as in the paper,
+    in O(N k) memory, and computed anew from residuals where rounding has used it up. Either way the
+    time grows with N^2 D at least.
 
     Parameters
     ----------
@@ -87,9 +93,66 @@ class _Explained(Gain):
         self._measure()
 
 
+class _Downdated(Gain):
+    """The same value without the Gram matrix: |R r_j|^2 and |r_j|^2 are downdated (Farahat)."""
+
+    def __init__(self, rows: Tensor, k: int) -> None:
+        self.near = 1 - 4 * torch.finfo(torch.float64).eps
+        self._k = k
+        energy = rows.square().sum(1)
+        self._floor = torch.finfo(torch.float64).eps * len(rows) * energy.max()
+        self.left = energy.sum().repeat(k + 1)
+        self._picked = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+        self._begin(rows)
+
+    def _begin(self, rows: Tensor) -> None:
+        """From residual rows [N, D] on, exactly."""
+        self._rows, self._since = rows, torch.zeros_like(self._picked)
+        self._new = rows.new_zeros(len(rows), self._k)  # columns of the residuals' factor
+        self._count = 0
+        self._energy = rows.square().sum(1).masked_fill(self._picked, 0)
+        gains = [(rows[some] @ rows.T).square().sum(1) for some in blocks(len(rows))]
+        self._gain = torch.cat(gains)
+        self._lowest = self._gain.max() * _USED_UP
+        self._measure()
+
+    def _measure(self) -> None:
+        free = self._energy > self._floor
+        value = self._gain.clamp(min=0) / torch.where(free, self._energy, 1)
+        self.value = torch.where(free, value, -torch.inf)
+
+    def finished(self, t: int, best: Tensor) -> bool:
+        """See `Gain`: nothing is left to explain."""
+        return bool(best.isinf())
+
+    def take(self, t: int, pick: Tensor, best: Tensor) -> None:
+        """See `Gain`: project the pick out of all residuals."""
+        p, before = int(pick[0]), self._new[:, : self._count]
+        column = self._rows @ self._rows[p] - before @ before[p]
+        new = column / column[p].clamp(min=self._floor).sqrt()
+        along = self._rows @ (self._rows.T @ new) - before @ (before.T @ new)
+        self._gain += new * (new * new.square().sum() - 2 * along)
+        self._energy -= new.square()
+        self._picked[p] = self._since[p] = True
+        self._energy[self._picked] = 0
+        self._new[:, self._count] = new
+        self._count += 1
+        self.left[t + 1 :] = self._energy.clamp(min=0).sum()
+        if bool(self._gain.masked_fill(self._picked, 0).max() < self._lowest):
+            self._begin(self._residuals())
+        else:
+            self._measure()
+
+    def _residuals(self) -> Tensor:
+        picked = self._rows[self._since]
+        basis = torch.linalg.qr(picked.T).Q
+        once = self._rows - (self._rows @ basis) @ basis.T
+        return once - (once @ basis) @ basis.T  # twice is enough
+
+
 def _greedy(image: Tensor, k: int, name: str) -> tuple[Tensor, Tensor]:
     rows, norms = scaled_rows(image, torch.float64, name)
-    gain = _Explained(rows, k)
+    gain = _Downdated(rows, k) if len(rows) > many.LARGE else _Explained(rows, k)
     pivots, left = greedy_order(gain, k), gain.left
     rank = torch.full((1, 1), len(pivots), device=rows.device)
     order = torch.nn.functional.pad(pivots, (0, k - len(pivots)))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from . import rows as many
 from .checks import check_k
 from .greedy import Gain, greedy_order, in_one_launch
 from .rows import checked_rows, unit_rows
@@ -81,10 +82,33 @@ def _row_of(matrix: Tensor) -> Distances:
     return lambda point: matrix.index_select(0, point)[0]
 
 
-def cosine_distances(features: Tensor) -> Tensor:
-    """1 - cosine of all pairs of rows: [N, D] -> [N, N], float32 (float64 for float64)."""
+def cosine_distances(features: Tensor) -> Tensor | Distances:
+    """1 - cosine of all pairs of rows [N, D], float32 (float64 for float64).
+
+    The matrix [N, N]; of more rows than `rows.LARGE` one column at a time, where no kernel runs the
+    loop.
+    """
     unit = unit_rows(features)
+    if len(unit) > many.LARGE and not in_one_launch(unit):
+        return cosine_distances_to(features)
     return (unit @ unit.T).neg_().add_(1)
+
+
+def nearest_others(features: Tensor, distances: Tensor | Distances) -> Tensor:
+    """The cosine distance [N] of each row to the one nearest to it, twins included.
+
+    `distances` is what `cosine_distances` gave.
+    """
+    if isinstance(distances, Tensor):
+        return _second(distances)
+    unit = unit_rows(features)
+    parts = (_second((unit[some] @ unit.T).neg_().add_(1)) for some in many.blocks(len(unit)))
+    return torch.cat(list(parts))
+
+
+def _second(distances: Tensor) -> Tensor:
+    """The second smallest of a row: the smallest is the distance to itself, or to a twin."""
+    return distances.topk(min(2, distances.shape[1]), dim=1, largest=False).values[:, -1]
 
 
 def cosine_distances_to(features: Tensor) -> Distances:

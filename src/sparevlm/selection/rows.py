@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from .checks import bad_row, can_look, check_features, working_dtype
+
+LARGE = 2048
+"""Rows up to which a matrix of all pairs is held; beyond, it is made in blocks, time and again."""
+
+_BLOCK = 256
+
+
+def blocks(n: int) -> Iterator[slice]:
+    """Runs of rows, one behind the other, whose pairs with all n are held at once."""
+    return (slice(begin, begin + _BLOCK) for begin in range(0, n, _BLOCK))
 
 
 def checked_rows(features: Tensor) -> Tensor:

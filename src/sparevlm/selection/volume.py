@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from . import rows as many
 from .checks import check_k, scaled_rows
 
 
@@ -39,7 +40,11 @@ def volume_sample(features: Tensor, k: int, generator: torch.Generator) -> Tenso
     rows, norms = scaled_rows(features, torch.float64)
     n = len(rows)
     k = min(check_k(k), n)
-    values, vectors = torch.linalg.eigh(rows @ rows.T)
+    if n > max(many.LARGE, rows.shape[1]):
+        vectors, roots, _ = torch.linalg.svd(rows, full_matrices=False)
+        values, vectors = roots.square().flip(0), vectors.flip(1)
+    else:
+        values, vectors = torch.linalg.eigh(rows @ rows.T)
     floor = torch.finfo(torch.float64).eps * n * values[-1:].clamp(min=0)
     values, vectors = values[values > floor], vectors[:, values > floor]
     rank = min(k, len(values))
