@@ -156,7 +156,7 @@ def test_a_full_disk(tmp_path, undisturbed):
 
     def limit():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))  # a picture fits
 
     process = start(tmp_path, limit, env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"})
     out, err = process.communicate(timeout=120)

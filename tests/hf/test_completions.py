@@ -150,6 +150,33 @@ def test_families(name, inside):
             torch.testing.assert_close(logits[row, : len(tail) + 1], alone, rtol=1e-3, atol=1e-3)
 
 
+def test_completions_without_padding_on_the_left(setup):
+    """Prompts of one length that lose different numbers of tokens; trl slices what comes out."""
+    short = "USER: <image>\nis it red ? ASSISTANT:"
+    inputs = setup.inputs(TWO)
+    words = "is the red star in the first picture ? " * 60
+    longest = inputs["input_ids"].shape[1]
+    one = setup.ids(words)[0]
+    prompt = setup.inputs(short)["input_ids"][0]
+    more = longest - len(prompt)
+    ids = torch.cat([prompt[:-2], one[:more], prompt[-2:]])
+    told = torch.tensor([[10, 11, 12, 13], [14, 15, 0, 0]])
+    batch = {
+        "input_ids": torch.cat([torch.stack([inputs["input_ids"][0], ids]), told], 1),
+        "pixel_values": torch.cat([inputs["pixel_values"], inputs["pixel_values"][:1]]),
+        "attention_mask": torch.ones(2, longest + 4, dtype=torch.long),
+    }
+    batch["attention_mask"][1, -2:] = 0
+    labels = torch.full_like(batch["input_ids"], -100)
+    labels[:, -4:] = told.masked_fill(told == 0, -100)
+    with torch.no_grad(), METHODS[0](setup.model) as handle:
+        logits = setup.model(**batch, labels=labels).logits
+        last = torch.arange(longest, longest + 4).expand(2, -1)
+        assert torch.equal(handle.columns[:, -4:], last)
+        asked = setup.model(**batch, logits_to_keep=5).logits
+    torch.testing.assert_close(logits[:, -5:], asked, rtol=1e-4, atol=1e-4)
+
+
 def test_columns_that_cannot_be_had(setup):
     whole, _mask, _singles = with_completions(setup)
     length = whole["input_ids"].shape[1]

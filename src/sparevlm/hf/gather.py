@@ -69,6 +69,13 @@ def remaining(keep: Tensor, mask: Tensor | None, side: Alignment) -> Columns:
     return Columns(index, None if bool(places.all()) else places)
 
 
+def padding_side(mask: Tensor | None) -> Alignment:
+    """Where a mask [B, L] pads: "behind" if it does so on the left at all, else "right"."""
+    if mask is not None and bool((mask[:, 0] == 0).any()):
+        return "behind"
+    return "right"
+
+
 def default_positions(ids: Tensor, mask: Tensor | None, start: int | Tensor = 0) -> Tensor:
     """Positions [B, L] of an unpruned prompt: counted along the mask, or along the columns."""
     if mask is None:

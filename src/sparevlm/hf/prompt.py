@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from sparevlm.hf import logits
-from sparevlm.hf.gather import Columns, Side, default_positions, remaining
+from sparevlm.hf.gather import (
+    Alignment,
+    Columns,
+    Side,
+    default_positions,
+    padding_side,
+    remaining,
+)
 from sparevlm.hf.turns import Memory, Prefix
 
 _PER_TOKEN = {"labels": -100, "token_type_ids": 0, "mm_token_type_ids": 0}
@@ -37,8 +44,9 @@ def shorten(
     original : bool
         Positions of the full prompt instead of renumbered ones.
     side : "left", "right" or None
-        Where rows of different length are padded; None: on the left, and what is padded behind a
-        row stays there, so that columns keep their distance from the end.
+        Where rows of different length are padded. None: where the mask does; on the left, with what
+        is padded behind a row left there, if it does so on both sides or the last columns are asked
+        for: these are then the same columns in all rows.
     pad : int
         Token id to pad with.
     axes : Tensor [A, B, L - cached] or None
@@ -60,7 +68,8 @@ def shorten(
     if mask is not None:
         mask = mask[:, mask.shape[1] - ids.shape[1] :]
     seen = None if mask is None else mask.cpu()
-    chosen = _columns(keep, seen, prefix, side)
+    last = logits.asks(kwargs) or _one_beginning(kwargs.get("labels"), keep, start)
+    chosen = _columns(keep, seen, prefix, side, last=last)
     columns = chosen.index if chosen.real is None else chosen.index.where(chosen.real, -1)
     kept = chosen.to(ids.device)
     new_ids = kept.take(ids, pad)
@@ -169,11 +178,23 @@ def _behind(
 
 
 def _columns(
-    keep: Tensor, mask: Tensor | None, prefix: Prefix | None, side: Side | None
+    keep: Tensor, mask: Tensor | None, prefix: Prefix | None, side: Side | None, *, last: bool
 ) -> Columns:
+    """`last`: the last columns must be the same in all rows."""
     if prefix is not None and bool(keep.all()):
         every = torch.arange(keep.shape[1], device=keep.device)
         return Columns(every.expand(len(keep), -1), None)
-    if prefix is not None and side == "right":
-        side = "left"  # next to the answer, where generation goes on
-    return remaining(keep, mask, side or "behind")
+    where: Alignment = side or ("behind" if last else padding_side(mask))
+    if prefix is not None and where == "right":
+        where = "left" if side else "behind"  # next to what is cached
+    return remaining(keep, mask, where)
+
+
+def _one_beginning(labels: Tensor | None, keep: Tensor, start: int) -> bool:
+    """Whether labels begin in one column of all rows, behind all pictures: completions do."""
+    if labels is None:
+        return False
+    told = (labels[:, start:] != -100).cpu()
+    first = told.long().argmax(1)
+    behind = (~keep).long().cumsum(1)[:, -1:] == (~keep).long().cumsum(1).gather(1, first[:, None])
+    return bool(told.any(1).all() and (first == first[0]).all() and behind.all())

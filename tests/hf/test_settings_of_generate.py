@@ -1,0 +1,122 @@
+"""Settings of `generate` mean for a pruned prompt what they mean for the whole one.
+
+Every step's scores are compared with those that the stock processors of an unpruned call give for
+the user's prompt, the answer so far and the same logits.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import GenerationMixin
+
+from sparevlm.methods import SPARE, FastV
+from tests.hf.conftest import ONE, SHORT
+from tests.test_templates import chatml, tokenizer_of
+
+REPEATS = "USER: red star <image>\nblue circle red star ASSISTANT:"
+SETTINGS = {
+    "repetition_penalty": 1.7,
+    "no_repeat_ngram_size": 2,
+    "encoder_no_repeat_ngram_size": 2,
+    "encoder_repetition_penalty": 1.5,
+    "bad_words_ids": [[40], [41, 42]],
+    "sequence_bias": {(43,): 3.0, (44, 45): -4.0},
+    "suppress_tokens": [46, 47],
+    "begin_suppress_tokens": [48, 49],
+    "exponential_decay_length_penalty": (2, 1.5),
+    "forced_eos_token_id": 50,
+    "min_new_tokens": 3,
+    "guidance_scale": 1.6,
+    "renormalize_logits": True,
+    "remove_invalid_values": True,
+    "temperature": 0.7,
+    "top_k": 9,
+    "top_p": 0.8,
+    "min_p": 0.05,
+    "typical_p": 0.7,
+    "epsilon_cutoff": 1e-3,
+    "eta_cutoff": 1e-3,
+}
+SAMPLED = {"temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"}
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """The processors of each call, made anew: lists of a call's, by call."""
+    calls = []
+    stock = GenerationMixin._get_logits_processor
+
+    def get(self, *args, **kwargs):
+        calls.append(lambda: stock(self, *args, **kwargs))
+        return stock(self, *args, **kwargs)
+
+    monkeypatch.setattr(GenerationMixin, "_get_logits_processor", get)
+    return calls
+
+
+@pytest.mark.parametrize("method", [SPARE(1, guidance="none"), FastV(0.5, layer=1, average=False)],
+                         ids=["before", "inside"])  # fmt: skip
+@pytest.mark.parametrize("name", SETTINGS)
+def test_scores(setup, made, name, method):
+    inputs = setup.inputs(REPEATS, SHORT)
+    if setup.name == "tiny" and name == "exponential_decay_length_penalty":
+        pytest.skip("its token of the end lies outside its vocabulary")
+    ids = inputs["input_ids"]
+    options = {"do_sample": name in SAMPLED, "max_new_tokens": 5, name: SETTINGS[name]}
+    setup.model.generate(**inputs, **options)
+    whole = made[-1]()
+    with method(setup.model):
+        out = setup.model.generate(
+            **inputs,
+            **options,
+            output_scores=True,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+    for step, (scores, logits) in enumerate(zip(out.scores, out.logits, strict=True)):
+        expected = whole(out.sequences[:, : ids.shape[1] + step], logits.clone())
+        torch.testing.assert_close(scores, expected.to(scores), rtol=1e-5, atol=1e-5)
+    assert torch.equal(out.sequences[:, : ids.shape[1]], ids)
+
+
+def test_a_negative_prompt(setup, made):
+    inputs = setup.inputs(ONE)
+    options = {"do_sample": False, "max_new_tokens": 4, "guidance_scale": 1.6,
+               "negative_prompt_ids": setup.ids("no star")}  # fmt: skip
+    setup.model.generate(**inputs, **options)
+    whole = made[-1]()
+    with SPARE(10, guidance="none")(setup.model):
+        out = setup.model.generate(
+            **inputs,
+            **options,
+            output_scores=True,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+    for step, (scores, logits) in enumerate(zip(out.scores, out.logits, strict=True)):
+        expected = whole(out.sequences[:, : inputs["input_ids"].shape[1] + step], logits.clone())
+        torch.testing.assert_close(scores, expected.to(scores), rtol=1e-5, atol=1e-5)
+
+
+def test_stop_strings(setup):
+    """By a tokenizer of bytes: stock cannot find strings in one of words."""
+    inputs = setup.inputs(ONE, SHORT)
+    length = inputs["input_ids"].shape[1]
+    options = {"do_sample": False, "max_new_tokens": 6, "min_new_tokens": 6}
+    tokenizer = tokenizer_of(chatml)
+    if setup.name == "tiny":
+        options["suppress_tokens"] = [*range(128, 281), 2]  # halves of characters
+    with SPARE(10, guidance="none")(setup.model):
+        plain = setup.model.generate(**inputs, **options)
+        byte = tokenizer.decode([int(plain[0, length])])
+        out = setup.model.generate(**inputs, **options, stop_strings=[byte], tokenizer=tokenizer)
+    assert out[0, length] == plain[0, length]
+    assert bool((out[0, length + 1 :] == setup.model.generation_config.pad_token_id).all())
+
+
+def test_max_time(setup):
+    inputs = setup.inputs(ONE)
+    with SPARE(10, guidance="none")(setup.model):
+        out = setup.model.generate(**inputs, max_new_tokens=50, min_new_tokens=50, max_time=1e-9)
+    assert out.shape[1] == inputs["input_ids"].shape[1] + 1
