@@ -150,6 +150,20 @@ def test_families(name, inside):
             torch.testing.assert_close(logits[row, : len(tail) + 1], alone, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("method", METHODS[:3], ids=IDS[:3])
+def test_labels_that_are_shifted_already(setup, method):
+    """As trainers give them that split sequences over devices."""
+    whole, mask, _ = with_completions(setup)
+    n = mask.shape[1]
+    labels = torch.full_like(whole["input_ids"], -100)
+    labels[:, -n:][mask != 0] = whole["input_ids"][:, -n:][mask != 0]
+    shifted = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+    with torch.no_grad(), method(setup.model):
+        expected = setup.model(**whole, labels=labels).loss
+        found = setup.model(**whole, labels=labels, shift_labels=shifted).loss
+    torch.testing.assert_close(found, expected)
+
+
 def test_completions_without_padding_on_the_left(setup):
     """Prompts of one length that lose different numbers of tokens; trl slices what comes out."""
     short = "USER: <image>\nis it red ? ASSISTANT:"

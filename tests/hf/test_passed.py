@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from types import SimpleNamespace
 
@@ -58,9 +59,10 @@ def test_an_unknown_tensor_along_the_prompt(attached, name):
         ("cu_seq_lens_q", torch.tensor([0, 5, 9])),
         ("cu_seq_lens_k", torch.tensor([0, 5, 9])),
         ("max_length_q", 5),
+        ("max_length_k", 5),
         ("seq_idx", torch.zeros(2, 9)),
     ],
-    ids=["q", "k", "longest", "index"],
+    ids=["q", "k", "longest q", "longest k", "index"],
 )
 def test_packed_by_lengths(attached, name, value):
     with pytest.raises(ValueError, match=f"^{name} was given: samples packed into one row"):
@@ -75,7 +77,7 @@ def test_packed_by_positions(attached):
         attached.model(**inputs, position_ids=packed)
 
 
-@pytest.mark.parametrize("name", ["labels", "attention_mask", "token_type_ids"])
+@pytest.mark.parametrize("name", ["labels", "shift_labels", "attention_mask", "token_type_ids"])
 def test_a_tensor_of_another_length(attached, name):
     ids = attached.inputs["input_ids"]
     with pytest.raises(ValueError, match=rf"^{name} has the shape \[2, {ids.shape[1] - 1}\] and"):
@@ -173,3 +175,51 @@ def test_a_qwen_without_token_types():
             expected = family.model(**inputs).logits
         with pytest.warns(UserWarning, match="^mm_token_type_ids was not given: Qwen2.5-VL is"):
             assert torch.equal(family.model(**less).logits, expected)
+
+
+def test_router_logits():
+    """Of a mixture of experts: of the shorter prompt, or refused inside the language model."""
+    family = made("glm4v_moe")
+    inputs = family.inputs("user : <image> what color is the star ? assistant :")
+    asked = inputs | {"output_router_logits": True, "labels": inputs["input_ids"]}
+    with torch.no_grad():
+        with SPARE(5, guidance="none")(family.model) as handle:
+            out = family.model(**asked)
+            assert out.router_logits[0].shape[0] == handle.columns.numel()
+            assert bool(out.aux_loss.isfinite())
+        with FastV(0.5, layer=1, average=False)(family.model):
+            with pytest.raises(
+                ValueError, match=r"^output_router_logits was asked for, and behind"
+            ):
+                family.model(**asked)
+            assert family.model(**inputs).logits.shape[1] == inputs["input_ids"].shape[1]
+
+
+ENCODERS = [
+    ("llava", {"vision_feature_layer": -1}),
+    ("llava", {"vision_feature_select_strategy": "full"}),
+    ("llava_next", {"vision_feature_layer": -1}),
+    ("vipllava", {"vision_feature_layer": [-2, -1], "vision_feature_layers": [-2, -1]}),
+    ("llava_onevision", {"vision_aspect_ratio": "anyres_max_4"}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), ENCODERS, ids=lambda v: str(v)[:40])
+def test_what_goes_to_the_encoder(name, options):
+    """Either what stock does with it, where all tokens stay, or stock's own error."""
+    family = made(name)
+    inputs = family.inputs("user : <image> what color is the star ? assistant :")
+    taken = inspect.signature(family.model.forward).parameters
+    options = {key: value for key, value in options.items() if key in taken}
+    with torch.no_grad():
+        try:
+            expected = family.model(**inputs, **options).logits
+        except (ValueError, RuntimeError, TypeError) as error:
+            with UniformGrid(1.0)(family.model), pytest.raises(type(error)):
+                family.model(**inputs, **options)
+            return
+        with UniformGrid(1.0)(family.model):
+            assert torch.equal(family.model(**inputs, **options).logits, expected)
+        with SPARE(5, guidance="none")(family.model) as handle:
+            family.model(**inputs, **options)
+            assert [one.after for one in handle.report] == [5]

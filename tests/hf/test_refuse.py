@@ -64,6 +64,19 @@ def test_embeddings_together_with_pictures(tiny):
         refused("without input_ids", tiny.model, pixel_values=pixels)
 
 
+def test_features_that_were_made_before(tiny):
+    """They go through as they are; with pictures besides, it is not clear what is meant."""
+    inputs = tiny.inputs(ONE)
+    with torch.no_grad():
+        shorter = METHOD.prune_inputs(tiny.model, inputs)
+        expected = tiny.model(**shorter).logits
+        with METHOD(tiny.model):
+            assert torch.equal(tiny.model(**shorter).logits, expected)
+            both = inputs | {"mm_encoder_outputs": shorter["mm_encoder_outputs"]}
+            for call in (tiny.model, tiny.model.generate):
+                refused("pictures and mm_encoder_outputs were both given", call, **both)
+
+
 def test_masks_of_other_shapes(tiny):
     inputs = tiny.inputs(ONE)
     length = inputs["input_ids"].shape[1]

@@ -6,9 +6,11 @@ the user's prompt, the answer so far and the same logits.
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
-from transformers import GenerationMixin
+from transformers import CompileConfig, GenerationMixin, WatermarkingConfig
 
 from sparevlm.methods import SPARE, FastV
 from tests.hf.conftest import ONE, SHORT
@@ -34,11 +36,15 @@ SETTINGS = {
     "top_k": 9,
     "top_p": 0.8,
     "min_p": 0.05,
+    "top_h": 0.4,
+    "forced_bos_token_id": 51,
+    "watermarking_config": WatermarkingConfig(),
     "typical_p": 0.7,
     "epsilon_cutoff": 1e-3,
     "eta_cutoff": 1e-3,
 }
-SAMPLED = {"temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"}
+SAMPLED = {"temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff",
+           "top_h"}  # fmt: skip
 
 
 @pytest.fixture
@@ -97,6 +103,40 @@ def test_a_negative_prompt(setup, made):
     for step, (scores, logits) in enumerate(zip(out.scores, out.logits, strict=True)):
         expected = whole(out.sequences[:, : inputs["input_ids"].shape[1] + step], logits.clone())
         torch.testing.assert_close(scores, expected.to(scores), rtol=1e-5, atol=1e-5)
+
+
+LOOKUP = "USER: <image>\nred star red star red circle red star red"
+SEARCHES = {
+    "length_penalty": {"num_beams": 3, "length_penalty": 2.5},
+    "early_stopping": {"num_beams": 3, "early_stopping": True, "num_return_sequences": 2},
+    "never early": {"num_beams": 2, "early_stopping": "never"},
+    "static": {"cache_implementation": "static", "max_cache_len": 400, "disable_compile": True},
+    "compiled": {"compile_config": CompileConfig(backend="eager")},
+    "lookup": {"prompt_lookup_num_tokens": 3, "max_matching_ngram_size": 2},
+    "assisted": {"num_assistant_tokens": 3, "num_assistant_tokens_schedule": "constant",
+                 "assistant_confidence_threshold": 0.3, "assistant_model": None},
+    "negative": {"guidance_scale": 1.4, "negative_prompt_ids": torch.tensor([[20, 21]]),
+                 "negative_prompt_attention_mask": torch.ones(1, 2, dtype=torch.long)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_searches_and_caches(setup, name):
+    """As of the model without pruning attached, from inputs that were pruned before."""
+    # For lookup the words at the end came before; else stock may propose placeholders.
+    inputs = setup.inputs(LOOKUP if name == "lookup" else ONE)
+    options = {"do_sample": False, "max_new_tokens": 5} | SEARCHES[name]
+    if "assistant_model" in options:
+        options["assistant_model"] = copy.deepcopy(setup.model)
+    method = SPARE(10, guidance="none", positions="compact")
+    with torch.no_grad():
+        shorter = method.prune_inputs(setup.model, inputs)
+    expected = setup.model.generate(**shorter, **options)[:, shorter["input_ids"].shape[1] :]
+    if "assistant_model" in options:
+        options["assistant_model"] = copy.deepcopy(setup.model)
+    with method(setup.model):
+        found = setup.model.generate(**inputs, **options)
+    assert torch.equal(found[:, inputs["input_ids"].shape[1] :], expected)
 
 
 def test_stop_strings(setup):

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparevlm.families import Family
+from sparevlm.hf.pruning import Pruning
 from sparevlm.hf.reading import Prompt, generation_setting
 
 # What `shorten` and the encoders take care of.
 _KNOWN = {
-    "input_ids", "attention_mask", "position_ids", "labels", "token_type_ids",
+    "input_ids", "attention_mask", "position_ids", "labels", "shift_labels", "token_type_ids",
     "mm_token_type_ids", "logits_to_keep", "assistant_model", "streamer",
 }  # fmt: skip
 _OF_ENCODERS = (
@@ -26,7 +26,7 @@ _PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "se
 _ONE_ROW = "samples packed into one row cannot be pruned: give each a row of its own, padded"
 
 
-def check_passed(family: Family, prompt: Prompt, kwargs: dict[str, Any]) -> None:
+def check_passed(pruning: Pruning, prompt: Prompt, kwargs: dict[str, Any]) -> None:
     """Refuse what would mean something else once the prompt is shorter.
 
     Raises
@@ -37,20 +37,29 @@ def check_passed(family: Family, prompt: Prompt, kwargs: dict[str, Any]) -> None
     for name in _PACKED:
         if name in kwargs:
             raise ValueError(f"{name} was given: {_ONE_ROW}")
+    text = pruning.model.config.get_text_config()
+    routers = kwargs.get("output_router_logits", getattr(text, "output_router_logits", False))
+    if pruning.inside and routers:
+        raise ValueError(
+            "output_router_logits was asked for, and behind layers that drop tokens routers see "
+            "different numbers of them: switch it off, or use a method that prunes before the "
+            "decoder"
+        )
     rows, length = prompt.ids.shape
     mask = prompt.mask
     if mask is not None and (len(mask) != rows or mask.shape[1] < length):
         raise ValueError(_shape("attention_mask", mask, rows, length))
     if mask is not None and prompt.prefix is None and mask.shape[1] != length:
         raise ValueError(_shape("attention_mask", mask, rows, length))
-    if "labels" in kwargs and list(kwargs["labels"].shape) != [rows, length]:
-        raise ValueError(_shape("labels", kwargs["labels"], rows, length))
+    for name in ("labels", "shift_labels"):
+        if name in kwargs and list(kwargs[name].shape) != [rows, length]:
+            raise ValueError(_shape(name, kwargs[name], rows, length))
     for name in ("token_type_ids", "mm_token_type_ids"):
         types = kwargs.get(name)
         if types is not None and (types.ndim != 2 or types.shape[1] < length):
             raise ValueError(_shape(name, types, rows, length))
     if kwargs.get("position_ids") is not None:
-        _check_positions(kwargs["position_ids"], prompt, several=family.mrope)
+        _check_positions(kwargs["position_ids"], prompt, several=pruning.family.mrope)
     for name, value in kwargs.items():
         if name in _KNOWN or name.startswith(_OF_ENCODERS) or not isinstance(value, Tensor):
             continue

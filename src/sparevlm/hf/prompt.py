@@ -18,7 +18,7 @@ from sparevlm.hf.gather import (
 )
 from sparevlm.hf.turns import Memory, Prefix
 
-_PER_TOKEN = {"labels": -100, "token_type_ids": 0, "mm_token_type_ids": 0}
+_PER_TOKEN = {"labels": -100, "shift_labels": -100, "token_type_ids": 0, "mm_token_type_ids": 0}
 
 
 def shorten(
@@ -156,7 +156,7 @@ def _per_token(
         values = kwargs[name]
         shorter[name] = kept.take(values[:, values.shape[1] - length :], fill)
         # Gemma 4 and Molmo 2 read types from the start of the sequence; others cut them there.
-        if prefix is not None and prefix.columns and name != "labels":
+        if prefix is not None and prefix.columns and "labels" not in name:
             words = torch.zeros_like(prefix.kept).to(values.dtype)
             shorter[name] = _after(words, shorter[name])
     return shorter

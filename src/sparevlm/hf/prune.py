@@ -148,7 +148,7 @@ def shrink(
     if prompt is None:
         return Shrunk(kwargs)
     if (media and pruning.drops) or prompt.goes_on:
-        check_passed(pruning.family, prompt, kwargs)
+        check_passed(pruning, prompt, kwargs)
     chosen = choose(pruning, prompt, media, kwargs)
     if bool(chosen.keep.all()) and not prompt.goes_on:
         places = {m.grids: kwargs[m.grids] for m in media if m.grids in kwargs}
