@@ -58,12 +58,12 @@ class MMTok(PickingMethod):
             alike = (texts @ patches.T / self.text_temperature).softmax(1).to(states)
             weights.insert(0, states.new_full((len(alike),), 1 / len(alike)))
             scores = alike.mean(0)
-        told, factor = torch.cat(weights), states.new_ones(n)
+        told = torch.cat(weights)
         if is_held(states, told):
             cover = ((states @ states.T) / self.vision_temperature).softmax(1)
             cover = cover if alike is None else torch.cat([alike, cover])
             order = max_coverage(cover, k, weights=told)
         else:
             pairs = Cosines(states, self.vision_temperature, alike)
-            order = max_coverage(pairs, k, weights=told, factor=factor)
+            order = max_coverage(pairs, k, weights=told, factor=states.new_ones(n))
         return Reduction.picked(order, scores=scores)
