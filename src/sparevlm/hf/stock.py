@@ -507,7 +507,7 @@ def with_rotary(kwargs: dict[str, Any], embeddings: tuple[Tensor, ...]) -> dict[
 def will_run_again(layer: Any) -> bool:
     """Whether gradient checkpointing will run a layer again, with the hooks that are on it.
 
-    Before 5.24 it runs the layer, from then on its forward alone.
+    Before 5.23 it runs the layer, from then on its forward alone.
     """
     return (
         bool(getattr(layer, "gradient_checkpointing", False))

@@ -315,8 +315,8 @@ class Inside(Attached):
                 if chosen.features is not None and call.again:
                     raise stock.unknown(
                         f"{type(self._inside).__name__} merges tokens, which gradient "
-                        "checkpointing cannot run again before transformers 5.24: switch one of "
-                        "the two off (recycle=False), or install transformers >= 5.24"
+                        "checkpointing cannot run again before transformers 5.23: switch one of "
+                        "the two off (recycle=False), or install transformers >= 5.23"
                     )
                 if chosen.features is not None:
                     merged.append((picture, chosen.features))
