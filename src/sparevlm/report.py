@@ -50,6 +50,21 @@ class Timer:
         return float, (self.milliseconds,)  # events cannot be copied
 
 
+class Share:
+    """A part of a timed block, of several alike."""
+
+    def __init__(self, timer: Timer, parts: int) -> None:
+        self._timer, self._parts = timer, parts
+
+    @property
+    def milliseconds(self) -> float:
+        """How long it took."""
+        return self._timer.milliseconds / self._parts
+
+    def __reduce__(self) -> tuple[type[float], tuple[float]]:
+        return float, (self.milliseconds,)
+
+
 class Timers(list[Timer]):
     """Several blocks that count as one."""
 
@@ -66,9 +81,9 @@ class _Read:
         if report is None:
             raise AttributeError  # the field has no default
         value = vars(report)["milliseconds"]
-        return value.milliseconds if isinstance(value, Timer | Timers) else value
+        return value.milliseconds if isinstance(value, Timer | Timers | Share) else value
 
-    def __set__(self, report: Any, value: float | Timer | Timers) -> None:
+    def __set__(self, report: Any, value: float | Timer | Timers | Share) -> None:
         vars(report)["milliseconds"] = value
 
 
@@ -179,7 +194,7 @@ class ImageReport:
         cls,
         tokens: VisualTokens,
         reduction: Reduction,
-        timer: Timer,
+        timer: Timer | Share,
         row: int,
         kind: str,
         shares: tuple[int, ...],

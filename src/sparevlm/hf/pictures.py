@@ -16,7 +16,7 @@ from sparevlm.hf.encode import Encoded
 from sparevlm.hf.media import IMAGE, mark
 from sparevlm.hf.pruning import Pruning
 from sparevlm.hf.reading import Prompt
-from sparevlm.report import ImageReport, Timer
+from sparevlm.report import ImageReport, Share, Timer
 from sparevlm.tokens import Query, Reduction, VisualTokens, check_form, check_indices, joined
 
 if TYPE_CHECKING:
@@ -200,24 +200,26 @@ def reduce_pictures(
         else:
             groups.append([picture])
     tokens = [joined([picture.tokens for picture in group]) for group in groups]
-    reductions: list[Reduction | None] = [None] * len(groups)
-    timers = [Timer(seen.features.device) for seen in tokens]
     who = type(method).__name__
-    for i, group in enumerate(groups):
-        if _keeps_all(method, tokens[i]):
-            continue
-        with timers[i]:
-            if guidance is not None:
-                row = group[0].row
-                prompt = ids[row][words[row]]
-                queries = [guidance.query(p.tokens.features, p.hidden, prompt) for p in group]
-                tokens[i] = replace(tokens[i], query=_joined(queries))
-            with torch.no_grad():
-                reductions[i] = method.reduce(tokens[i])
-        check_form(reductions[i], tokens[i], who)
+    todo = [i for i, seen in enumerate(tokens) if not _keeps_all(method, seen)]
+    reductions: list[Reduction | None] = [None] * len(groups)
+    with Timer(ids.device if not tokens else tokens[0].features.device) as timer:
+        for i in todo:
+            if guidance is None:
+                break
+            row = groups[i][0].row
+            prompt = ids[row][words[row]]
+            queries = [guidance.query(p.tokens.features, p.hidden, prompt) for p in groups[i]]
+            tokens[i] = replace(tokens[i], query=_joined(queries))
+        with torch.no_grad():
+            together = _reduce(method, [tokens[i] for i in todo])
+    for i, one in zip(todo, together, strict=True):
+        check_form(one, tokens[i], who)
+        reductions[i] = one
+    time = Share(timer, max(len(todo), 1))
     indices = _on_host([reduction.indices for reduction in reductions if reduction is not None])
     kept, report = [], []
-    for group, seen, reduction, timer in zip(groups, tokens, reductions, timers, strict=True):
+    for group, seen, reduction in zip(groups, tokens, reductions, strict=True):
         row, kind = group[0].row, group[0].encoded.modality.name
         sizes = [len(picture.features) for picture in group]
         if reduction is None:
@@ -230,8 +232,24 @@ def reduce_pictures(
         pairs = zip(group, parts, strict=True)
         kept += [Kept(part, picture.columns[at]) for picture, (part, at) in pairs]
         shares = tuple(len(at) for _, at in parts)
-        report.append(ImageReport.of(seen, reduction, timer, row, kind, shares))
+        report.append(ImageReport.of(seen, reduction, time, row, kind, shares))
     return kept, report
+
+
+def _reduce(method: PruningMethod, tokens: list[VisualTokens]) -> list[Reduction]:
+    """What a method keeps of several pictures; an error says of which."""
+    try:
+        return method.reduce_together(tokens)
+    except ValueError:
+        if len(tokens) == 1:
+            raise
+    reductions = []
+    for i, seen in enumerate(tokens, 1):
+        try:
+            reductions.append(method.reduce(seen))
+        except ValueError as error:
+            raise ValueError(f"picture {i} of {len(tokens)}: {error}") from None
+    return reductions
 
 
 def _on_host(indices: list[Tensor]) -> list[Tensor]:

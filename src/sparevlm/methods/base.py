@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Literal, get_args
 
@@ -107,6 +107,16 @@ class PruningMethod(ABC):
     def reduce(self, tokens: VisualTokens) -> Reduction:
         """Choose among the tokens of one picture. Does not change its argument."""
 
+    def reduce_all(self, pictures: Sequence[VisualTokens]) -> list[Reduction]:
+        """`reduce` of several pictures of one call: the same, and of some methods faster."""
+        return [self.reduce(tokens) for tokens in pictures]
+
+    def reduce_together(self, pictures: Sequence[VisualTokens]) -> list[Reduction]:
+        """`reduce_all`, or `reduce` one by one where a class has a `reduce` of its own alone."""
+        if defined_first(type(self), "reduce_all", "reduce"):
+            return self.reduce_all(pictures)
+        return [self.reduce(tokens) for tokens in pictures]
+
     def budget(self, tokens: VisualTokens) -> int:
         """How many tokens a count or fraction keeps of these; for a `Residual` its upper bound."""
         available = len(tokens.candidate_indices())
@@ -128,3 +138,9 @@ class PruningMethod(ABC):
     def prune_inputs(self, model: Any, inputs: Mapping[str, Any], **options: Any) -> dict[str, Any]:
         """Shorten the inputs of one call, the model untouched. See `sparevlm.prune_inputs`."""
         return engine_of(model).prune_inputs(self, model, inputs, **options)
+
+
+def defined_first(cls: type, name: str, other: str) -> bool:
+    """Whether a class or the nearest above it that defines either defines `name`."""
+    nearest = next(base for base in cls.__mro__ if name in vars(base) or other in vars(base))
+    return name in vars(nearest)

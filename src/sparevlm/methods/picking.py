@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from sparevlm.methods.base import PruningMethod
+from sparevlm.methods.base import PruningMethod, defined_first
 from sparevlm.selection import checked_rows
 from sparevlm.tokens import Reduction, VisualTokens
+
+_TOGETHER = 2**26  # bytes of features that are stacked for one call
 
 
 @dataclass(frozen=True)
@@ -19,18 +23,52 @@ class PickingMethod(PruningMethod):
 
     def reduce(self, tokens: VisualTokens) -> Reduction:
         """See `PruningMethod.reduce`."""
-        seen, k = tokens.only_candidates(), self.budget(tokens)
-        if self.merges and k == len(seen):  # nothing to merge
-            checked_rows(seen.features)
-            return Reduction(tokens.candidate_indices())
-        reduction = self.pick(seen, k)
-        if reduction.features is not None:
-            reduction = replace(reduction, features=reduction.features.to(tokens.features.dtype))
-        return reduction.among(tokens.candidate_indices(), len(tokens))
+        return self.reduce_all([tokens])[0]
+
+    def reduce_all(self, pictures: Sequence[VisualTokens]) -> list[Reduction]:
+        """See `PruningMethod.reduce_all`."""
+        reductions: dict[int, Reduction] = {}
+        todo: list[tuple[int, VisualTokens, int]] = []
+        for i, tokens in enumerate(pictures):
+            seen, k = tokens.only_candidates(), self.budget(tokens)
+            if self.merges and k == len(seen):  # nothing to merge
+                checked_rows(seen.features)
+                reductions[i] = Reduction(tokens.candidate_indices())
+            else:
+                todo.append((i, seen, k))
+        seens, ks = [seen for _, seen, _ in todo], [k for _, _, k in todo]
+        if defined_first(type(self), "pick_all", "pick"):
+            picked = self.pick_all(seens, ks)
+        else:
+            picked = [self.pick(seen, k) for seen, k in zip(seens, ks, strict=True)]
+        for (i, _, _), reduction in zip(todo, picked, strict=True):
+            tokens = pictures[i]
+            if reduction.features is not None:
+                rows = reduction.features.to(tokens.features.dtype)
+                reduction = replace(reduction, features=rows)
+            reductions[i] = reduction.among(tokens.candidate_indices(), len(tokens))
+        return [reductions[i] for i in range(len(pictures))]
 
     @abstractmethod
     def pick(self, tokens: VisualTokens, k: int) -> Reduction:
         """Choose k of N >= k tokens, all of which may be kept. Does not change its argument."""
+
+    def pick_all(self, pictures: Sequence[VisualTokens], ks: Sequence[int]) -> list[Reduction]:
+        """`pick` of several pictures: those alike go through one call where a method has one."""
+        return [self.pick(tokens, k) for tokens, k in zip(pictures, ks, strict=True)]
+
+
+def alike(features: Sequence[Tensor], ks: Sequence[int]) -> list[list[int]]:
+    """Places of pictures [N, D] with one shape and one budget, that together are not too large."""
+    groups: dict[Any, list[list[int]]] = {}
+    for i, (rows, k) in enumerate(zip(features, ks, strict=True)):
+        key = rows.shape, rows.dtype, rows.device, k
+        room = max(1, _TOGETHER // max(rows.nbytes, 1))
+        same = groups.setdefault(key, [[]])
+        if len(same[-1]) == room:
+            same.append([])
+        same[-1].append(i)
+    return [part for same in groups.values() for part in same]
 
 
 def largest(scores: Tensor, k: int) -> Tensor:

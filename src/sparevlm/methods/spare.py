@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
+import torch
+from torch import Tensor
+
 from sparevlm.budgets import Residual
-from sparevlm.methods.picking import PickingMethod, min_max
+from sparevlm.methods.picking import PickingMethod, alike, min_max
 from sparevlm.methods.settings import check_choice, check_flag, check_number
 from sparevlm.selection import select, unit_rows
 from sparevlm.tokens import Reduction, VisualTokens
@@ -63,13 +67,7 @@ class SPARE(PickingMethod):
     def pick(self, tokens: VisualTokens, k: int) -> Reduction:
         """See `PickingMethod.pick`."""
         features = unit_rows(tokens.features) if self.normalize else tokens.features
-        similarity = None
-        if self.requires and tokens.query is not None:
-            similarity = tokens.query.similarity()
-        weights = None
-        if similarity is not None:
-            scaled = min_max(similarity)
-            weights = 1 - self.strength * (scaled if self.guidance == "anti" else 1 - scaled)
+        similarity, weights = self._compared(tokens)
         budget = self.keep
         tol = budget.error if isinstance(budget, Residual) else 0.0
         selection = select(features, k, weights=weights, tol=tol)
@@ -80,3 +78,37 @@ class SPARE(PickingMethod):
         return Reduction.picked(
             selection.order, scores=similarity, residual=selection.residual, weights=weights
         )
+
+    def pick_all(self, pictures: Sequence[VisualTokens], ks: Sequence[int]) -> list[Reduction]:
+        """See `PickingMethod.pick_all`: `select` takes a batch."""
+        if isinstance(self.keep, Residual):
+            return super().pick_all(pictures, ks)
+        reductions: dict[int, Reduction] = {}
+        compared = [self._compared(tokens) for tokens in pictures]
+        for group in alike([tokens.features for tokens in pictures], ks):
+            for some in ([i for i in group if (compared[i][1] is None) == none] for none in (1, 0)):
+                if len(some) < 2:
+                    reductions |= {i: self.pick(pictures[i], ks[i]) for i in some}
+                    continue
+                rows = torch.stack([pictures[i].features for i in some])
+                rows = unit_rows(rows) if self.normalize else rows
+                weights = [w for i in some if (w := compared[i][1]) is not None]
+                selection = select(
+                    rows, ks[some[0]], weights=torch.stack(weights) if weights else None
+                )
+                for i, order, residual in zip(
+                    some, selection.order, selection.residual, strict=True
+                ):
+                    similarity, own = compared[i]
+                    reductions[i] = Reduction.picked(
+                        order, scores=similarity, residual=residual, weights=own
+                    )
+        return [reductions[i] for i in range(len(pictures))]
+
+    def _compared(self, tokens: VisualTokens) -> tuple[Tensor | None, Tensor | None]:
+        """Similarity with the question and weights [N]; None without one."""
+        if not self.requires or tokens.query is None:
+            return None, None
+        similarity = tokens.query.similarity()
+        scaled = min_max(similarity)
+        return similarity, 1 - self.strength * (scaled if self.guidance == "anti" else 1 - scaled)

@@ -6,8 +6,7 @@ from torch import Tensor
 from . import rows as many
 from .checks import check_features, check_k, scaled_rows, working_dtype
 from .greedy import Gain, greedy_order
-from .pivoting import fill_up
-from .result import Selection, as_selection
+from .result import Selection, as_selection, fill_up
 from .rows import blocks
 
 _USED_UP = 1e-6  # of the largest |R r_j|^2, to which downdating is trusted

@@ -21,7 +21,8 @@ from .checks import (
 )
 from .greedy import Gain, run_greedy
 from .products import Products, full_precision, prefer_gram, products_for
-from .result import Selection, as_selection
+from .result import Selection, as_selection, fill_up
+from .small import CHUNK_BYTES, SMALL_BYTES, SmallRun
 
 if TYPE_CHECKING:
     from .fused import FusedRun
@@ -106,7 +107,7 @@ def select(
         w = w[None]
     named = "image {}, row".format if features.ndim == 3 else "row".format
 
-    runs: list[_Run | FusedRun] = []
+    runs: list[_Run | SmallRun | FusedRun] = []
     # Else products may be taken in bf16.
     with torch.autocast(features.device.type, enabled=False), full_precision():
         for first, last in _chunks(images, k):
@@ -143,7 +144,15 @@ def _(features: Tensor, k: int, weights: Tensor | None) -> tuple[Tensor, Tensor]
     return order, features.new_empty((*images, k + 1), dtype=dtype)
 
 
-def _start(images: Tensor, weights: Tensor | None, k: int, names: list[str]) -> _Run | FusedRun:
+def _start(
+    images: Tensor, weights: Tensor | None, k: int, names: list[str]
+) -> _Run | SmallRun | FusedRun:
+    if _is_small(images):
+        eps, n = torch.finfo(working_dtype(images)).eps, images.shape[1]
+        return SmallRun(
+            *_prepared(images, weights, names), k,
+            gram=_wants_gram(images, k), near=1 - _TIE * eps, floor=eps * n,
+        )  # fmt: skip
     if not (usable(images) and _wants_gram(images, k)):
         return _Run(images, weights, k, names)
     from .fused import FusedRun  # imports Triton
@@ -152,19 +161,54 @@ def _start(images: Tensor, weights: Tensor | None, k: int, names: list[str]) -> 
     return FusedRun(images, weights, k, names, 1 - _TIE * eps, eps * images.shape[1])
 
 
+def _is_small(images: Tensor) -> bool:
+    """Whether an image's features stay in a CPU's cache, whatever the batch."""
+    _, n, d = images.shape
+    size = n * d * torch.finfo(working_dtype(images)).bits // 8
+    return images.device.type == "cpu" and size <= SMALL_BYTES and not usable(images)
+
+
 def _wants_gram(images: Tensor, k: int) -> bool:
     return prefer_gram(images.shape[1], k, working_dtype(images), images.device)
 
 
 def _chunks(images: Tensor, k: int) -> list[tuple[int, int]]:
-    """Images to work on at once: one on a CPU, where it then stays in cache; many on a GPU."""
+    """Images to work on at once: many small ones or many on a GPU, else one, in the cache."""
     total, n, d = images.shape
     size = 1
-    if images.device.type != "cpu":
+    if _is_small(images):
+        wide = n if _wants_gram(images, k) else 0
+        size = max(
+            1, CHUNK_BYTES // (n * (k + wide) * torch.finfo(working_dtype(images)).bits // 8)
+        )
+    elif images.device.type != "cpu":
         wide = n if _wants_gram(images, k) else d
         bits = torch.finfo(working_dtype(images)).bits
         size = max(1, _BATCH_BYTES // (n * (k + wide) * bits // 8))
     return [(b, min(b + size, total)) for b in range(0, total, size)]
+
+
+def _prepared(
+    images: Tensor, weights: Tensor | None, names: list[str]
+) -> tuple[list[Tensor], list[Tensor | None], Tensor]:
+    """Rows [N, D] of every image, what they are multiplied by, and their weighted norms [B, N]."""
+    dtype = working_dtype(images)
+    rows: list[Tensor] = []
+    scales: list[Tensor | None] = []
+    norms: list[Tensor] = []
+    for b, name in enumerate(names):
+        x, norm = scaled_rows(images[b], dtype, name)
+        w = None
+        if weights is not None:
+            w = scaled_weights(weights[b], norm)
+            norm = norm.double() * w  # the tiniest would vanish in fp32
+            if float(w.max()) > _MAX_WEIGHT:
+                x, w = x.double().mul(w[:, None]), None
+            x = x.to(dtype)
+        rows.append(x)
+        scales.append(w if w is None else w.to(dtype))
+        norms.append(norm)
+    return rows, scales, torch.stack(norms)
 
 
 class _Run(Gain):
@@ -177,20 +221,7 @@ class _Run(Gain):
     def __init__(self, images: Tensor, weights: Tensor | None, k: int, names: list[str]) -> None:
         dtype, device = working_dtype(images), images.device
         total, n, _ = images.shape
-        rows, norms, scales = [], [], []
-        for b in range(total):
-            x, norm = scaled_rows(images[b], dtype, names[b])
-            w = None
-            if weights is not None:
-                w = scaled_weights(weights[b], norm)
-                norm = norm.double() * w  # the tiniest would vanish in fp32
-                if float(w.max()) > _MAX_WEIGHT:
-                    x, w = x.double().mul(w[:, None]), None
-                x = x.to(dtype)
-            rows.append(x)
-            scales.append(w if w is None else w.to(dtype))
-            norms.append(norm)
-        self._norms = torch.stack(norms)
+        rows, scales, self._norms = _prepared(images, weights, names)
         self._products: Products | None = products_for(rows, scales, k)
         # What a step maximises: the squared weighted residual norm of every token.
         self.value = self._norms.to(dtype).square()
@@ -266,27 +297,3 @@ class _Run(Gain):
         """Order [B, steps], filled up by weighted norm from where an image was exhausted on."""
         order = self._order[:steps, :, 0].T.contiguous()
         return fill_up(order, self._rank, self._norms)
-
-
-def fill_up(order: Tensor, rank: Tensor, norms: Tensor) -> Tensor:
-    """Replace all but the first ``rank`` entries of each order by the largest norms not yet kept.
-
-    Parameters
-    ----------
-    order : Tensor [B, k], int64
-        Tokens in the order kept.
-    rank : Tensor [B, 1], int64
-        How many leading entries stand.
-    norms : Tensor [B, N]
-        What the rest is ordered by, largest first; ties go to the lowest index.
-    """
-    total, n = norms.shape
-    step = torch.arange(order.shape[1], device=order.device)
-    stands = step < rank
-    if bool(stands.all()):
-        return order
-    # One more column takes the writes of the entries that do not stand.
-    key = torch.cat((norms, norms.new_zeros(total, 1)), dim=1)
-    key.scatter_(1, torch.where(stands, order, n), -1)
-    rest = key[:, :n].argsort(dim=1, descending=True, stable=True)
-    return torch.where(stands, order, rest.gather(1, (step - rank).clamp(min=0)))

@@ -38,3 +38,27 @@ def as_selection(order: Tensor, residual: Tensor, tol: float) -> Selection:
     k = int(count.max())
     # A copy, so that the buffers for all N tokens are not kept alive by the few that stay.
     return Selection(order[..., :k].clone(), residual[..., : k + 1].clone(), count)
+
+
+def fill_up(order: Tensor, rank: Tensor, norms: Tensor) -> Tensor:
+    """Replace all but the first ``rank`` entries of each order by the largest norms not yet kept.
+
+    Parameters
+    ----------
+    order : Tensor [B, k], int64
+        Tokens in the order kept.
+    rank : Tensor [B, 1], int64
+        How many leading entries stand.
+    norms : Tensor [B, N]
+        What the rest is ordered by, largest first; ties go to the lowest index.
+    """
+    total, n = norms.shape
+    step = torch.arange(order.shape[1], device=order.device)
+    stands = step < rank
+    if bool(stands.all()):
+        return order
+    # One more column takes the writes of the entries that do not stand.
+    key = torch.cat((norms, norms.new_zeros(total, 1)), dim=1)
+    key.scatter_(1, torch.where(stands, order, n), -1)
+    rest = key[:, :n].argsort(dim=1, descending=True, stable=True)
+    return torch.where(stands, order, rest.gather(1, (step - rank).clamp(min=0)))

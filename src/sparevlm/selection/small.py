@@ -1,0 +1,138 @@
+"""Pivoted selection over a batch of small images on a CPU, in one loop for all of them.
+
+A step is some twenty operations on arrays [B, N], whatever B is. On arrays this small a call costs
+more than what it computes, and calls of numpy cost a third of torch's. What rounds (products, sums)
+is taken image by image by the same routine, so that an image does not depend on its company.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .result import fill_up
+
+SMALL_BYTES = 3 * 2**20  # of the features of an image: what stays in a core's cache
+CHUNK_BYTES = 2**26  # of Gram matrices and factors of a batch
+_PAD = 32  # entries; rows of every image start alike, so that products round alike
+
+
+class SmallRun:
+    """Greedy selection over images in step; can stop and go on.
+
+    Parameters
+    ----------
+    rows : list of Tensor [N, D]
+        Of every image, float32 or float64.
+    weights : list of Tensor [N] or None
+        What the rows are multiplied by besides.
+    norms : Tensor [B, N]
+        Weighted norms of the rows.
+    k : int
+        How many tokens at most.
+    gram : bool
+        Whether all products are taken at once.
+    near, floor : float
+        Values of at least `near` times the largest are ties; below `floor` times the largest
+        initial one nothing is left to explain.
+    """
+
+    def __init__(
+        self, rows: list[Tensor], weights: list[Tensor | None], norms: Tensor, k: int, *,
+        gram: bool, near: float, floor: float,
+    ) -> None:  # fmt: skip
+        dtype = rows[0].dtype
+        total, n = norms.shape
+        self._norms, self._near = norms, np.asarray(near, _numpy(dtype))
+        self._rows = [x.numpy() for x in rows]
+        self._weights = [None if w is None else w.numpy() for w in weights]
+        self._value: NDArray[np.floating] = norms.to(dtype).square().numpy()
+        self._floor = floor * self._value.max(1)
+        self._gram: NDArray[np.floating] | None = None
+        if gram:
+            self._gram = _made(dtype, total, n, n)
+            for x, product, w in zip(self._rows, self._gram, self._weights, strict=True):
+                np.matmul(x, x.T, out=product)
+                if w is not None:
+                    product *= w
+                    product *= w[:, None]
+        width = math.ceil(n / _PAD) * _PAD
+        self._factor = _made(dtype, total, k, width)[..., :n]
+        self._order = np.zeros((k, total), np.int64)
+        self._rank = np.zeros(total, np.int64)
+        self._energy = _made(dtype, k + 1, total)
+        self._energy[0] = self._value.sum(1)
+        self._images = np.arange(total)
+        self.steps = 0
+
+    def advance(self, stop: int, tol: float) -> None:
+        """Pick tokens until there are ``stop``, or every image has reached ``tol`` > 0."""
+        value, images = self._value, self._images
+        for t in range(self.steps, stop):
+            best = value.max(1)
+            alive = best > self._floor
+            if t and tol > 0 and bool((self._relative(t) <= tol).all()):
+                self.steps = t
+                return
+            if t and not alive.any():
+                self._energy[t + 1 : stop + 1] = self._energy[t]  # `order` fills up
+                break
+            pick = (value >= (best * self._near)[:, None]).argmax(1)
+            self._order[t] = pick
+            own = value[images, pick]
+            new = self._column(t, pick)
+            new /= np.where(alive, np.sqrt(own), np.inf)[:, None]  # exhausted ones stay as they are
+            value -= new * new
+            np.maximum(value, 0, out=value)
+            value[images, pick] = np.where(alive, 0, own)
+            self._rank += alive
+            value.sum(1, out=self._energy[t + 1])
+        self.steps = stop
+
+    def _column(self, t: int, pick: NDArray[np.int64]) -> NDArray[np.floating]:
+        """Row t of the factors [B, N], but for its scale."""
+        new = self._factor[:, t]
+        if self._gram is not None:
+            new[:] = self._gram[self._images, pick]
+        else:
+            for x, w, at, out in zip(self._rows, self._weights, pick, new, strict=True):
+                if w is None:
+                    np.matmul(x, x[at], out=out)
+                else:
+                    np.matmul(x, x[at] * w[at], out=out)
+                    out *= w
+        if t:
+            past = self._factor[:, :t]
+            new -= np.matmul(past[self._images, :, pick][:, None], past)[:, 0]
+        return new
+
+    def _relative(self, t: int | slice) -> NDArray[np.floating]:
+        initial = self._energy[0]
+        return self._energy[t] / np.where(initial > 0, initial, 1)
+
+    def release(self) -> None:
+        """Drop what only further steps need."""
+        self._gram, self._rows, self._factor = None, [], np.empty(0)
+
+    def residual(self, steps: int) -> Tensor:
+        """Relative residual [B, steps + 1]."""
+        return torch.from_numpy(np.ascontiguousarray(self._relative(slice(0, steps + 1)).T))
+
+    def order(self, steps: int) -> Tensor:
+        """Order [B, steps], filled up by weighted norm from where an image was exhausted on."""
+        order = torch.from_numpy(np.ascontiguousarray(self._order[:steps].T))
+        return fill_up(order, torch.from_numpy(self._rank)[:, None], self._norms)
+
+
+def _made(dtype: torch.dtype, *shape: int) -> NDArray[np.floating]:
+    """Memory that torch counts and aligns."""
+    made: NDArray[np.floating] = torch.empty(shape, dtype=dtype).numpy()
+    return made
+
+
+def _numpy(dtype: torch.dtype) -> type[np.floating]:
+    return np.float64 if dtype == torch.float64 else np.float32
