@@ -185,7 +185,8 @@ def tokenizer_of(way) -> PreTrainedTokenizerFast:
 
 def asked(name, way, turns) -> str:
     tokenizer = tokenizer_of(way)
-    ids = tokenizer(way(turns), add_special_tokens=False)["input_ids"]
+    text = turns if isinstance(turns, str) else way(turns)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     found = question_of(tokenizer, ids, FAMILIES[name].turns)
     config = SimpleNamespace(model_type=name)
     assert question_in(tokenizer, config, ids) == found  # the plugin for vLLM
@@ -257,3 +258,19 @@ def test_a_prompt_without_a_template():
         asked("qwen2_vl", lambda turns: "what does the user see ?", [])
         == "what does the user see ?"
     )
+
+
+def test_turns_of_instructions_without_an_end():
+    """As some write Mistral's template: the answer is followed by a space and the next turn."""
+    said = (
+        "<s>[INST] <image>\nWhat is shown? [/INST] There is a red stop sign. "
+        "[INST] <image>\nHow many cats do you see? [/INST]"
+    )
+    assert asked("llava_next", inst, said) == "How many cats do you see?"
+
+
+def test_a_dialogue_in_the_question():
+    """Where turns end with a token, lines that look like turns are the question's."""
+    text = "Dialog:\nUser: hi\nAssistant: hello\nWho speaks first?"
+    for name, way in (("idefics3", idefics), ("smolvlm", smolvlm)):
+        assert asked(name, way, [("user", PICTURE + text)]) == text

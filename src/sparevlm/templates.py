@@ -40,16 +40,17 @@ GLM4 = _turn(
 KIMI = _turn(
     _token("<|im_user|>") + "[^" + _MARK + "]*" + _token("<|im_middle|>"), _token("<|im_end|>")
 )
-MISTRAL = _turn(rf"(?:{_token('[INST]')}|{_LINE}\s?\[INST\])", _token("[/INST]"), r"\[/INST\]")
+MISTRAL = _turn(
+    rf"(?:{_token('[INST]')}|(?:\A|(?<=[\s{_MARK}]))\[INST\])", _token("[/INST]"), r"\[/INST\]"
+)
 VICUNA = _turn(r"(?:\A|(?<=[\s\x01]))USER:", r"\sASSISTANT:", _token("</s>"))
 HUMAN = _turn(r"###\s?Human:", r"\s*###\s?Assistant:")
-NAMES = _turn(
-    rf"{_LINE}\s?User:", r"\s*\nAssistant:", _token("<end_of_utterance>") + r"\s*(?:Assistant:|\Z)"
-)
+UTTERANCE = rf"{_LINE}\s?User:(?P<text>.*?)(?={_token('<end_of_utterance>')})"
+NAMES = _turn(rf"{_LINE}\s?User:", r"\s*\nAssistant:")
 WORDS = _turn(r"(?:\A|(?<=[\s\x01]))user :", r"\sassistant :", _token("</s>"))
 """Of tokenizers that know words alone, the pocket model's among them."""
 
-PLAIN = (MISTRAL, VICUNA, HUMAN, NAMES, WORDS)
+PLAIN = (MISTRAL, VICUNA, HUMAN, UTTERANCE, NAMES, WORDS)
 """Templates whose marks may be plain text."""
 
 _ANY_MARK = re.compile(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -234,3 +236,44 @@ def test_pooling_of_the_last_token(setup, method, side):
             one = setup.inputs(prompt, first=first)
             alone = setup.model.model(**one).last_hidden_state[0, -1]
             torch.testing.assert_close(pooled[row], alone, rtol=1e-3, atol=1e-3)
+
+
+BEHIND = "USER: <image> blue circle is left of the star ASSISTANT:"
+
+
+@pytest.mark.parametrize("method", METHODS, ids=IDS)
+def test_a_label_right_behind_a_picture(tiny, method):
+    """It is predicted from the last token that is left, and has gradients."""
+    inputs = tiny.inputs(BEHIND)
+    ids = inputs["input_ids"]
+    labels = torch.full_like(ids, -100)
+    at = int((ids[0] == tiny.model.config.image_token_id).nonzero()[-1]) + 1
+    labels[0, at] = ids[0, at]
+    with method(tiny.model):
+        loss = tiny.model(**inputs, labels=labels).loss
+        loss.backward()
+    grads = [p.grad for p in tiny.model.model.language_model.parameters() if p.grad is not None]
+    assert max(float(grad.abs().max()) for grad in grads) > 1e-3
+    assert abs(float(loss.detach()) - math.log(tiny.model.lm_head.out_features)) > 1e-3
+
+
+@pytest.mark.parametrize("method", METHODS, ids=IDS)
+def test_shifted_labels_behind_a_picture(tiny, method):
+    inputs = tiny.inputs(BEHIND, TEXT)
+    labels = inputs["input_ids"].clone()
+    labels[labels == tiny.model.config.image_token_id] = -100
+    labels[inputs["attention_mask"].cumsum(1) <= 1] = -100
+    shifted = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+    with torch.no_grad(), method(tiny.model):
+        expected = tiny.model(**inputs, labels=labels).loss
+        found = tiny.model(**inputs, labels=labels, shift_labels=shifted).loss
+    torch.testing.assert_close(found, expected)
+
+
+def test_last_columns_of_rows_padded_on_the_right(tiny):
+    inputs = tiny.inputs(TWO, ONE)
+    method = METHODS[0]
+    with pytest.raises(ValueError, match="not the last ones of every row here"):
+        method.prune_inputs(tiny.model, inputs | {"logits_to_keep": 3}, padding_side="right")
+    left = method.prune_inputs(tiny.model, inputs | {"logits_to_keep": 3})
+    assert left["logits_to_keep"] == 3

@@ -95,3 +95,24 @@ def test_one_run_of_the_encoder(setup):
     finally:
         hook.remove()
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("positions", ["compact", "original"])
+def test_a_mask_that_hides_a_picture_in_the_middle(setup, positions):
+    """Positions go up, and original ones are those of stock, which counts columns."""
+    method = SPARE(10, guidance="none", positions=positions)
+    inputs = setup.inputs("USER: <image> red <image> what color is the star ? ASSISTANT:")
+    image = (inputs["input_ids"][0] == setup.model.config.image_token_id).nonzero()[:, 0]
+    inputs["attention_mask"][0, image[:196]] = 0
+    seen = []
+    hook = setup.model.model.language_model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["position_ids"]), with_kwargs=True
+    )
+    with torch.no_grad(), method(setup.model) as handle:
+        setup.model(**inputs)
+        columns = handle.columns[0]
+    hook.remove()
+    steps = seen[0][0].diff()
+    assert bool((steps > 0).all())
+    if positions == "original":
+        assert torch.equal(seen[0][0] - seen[0][0, 0], columns - columns[0])

@@ -14,7 +14,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from sparevlm.methods import SPARE, FastV, Staged
+from sparevlm.methods import SPARE, FastV, NoImage, Staged
 from tests.hf.conftest import ONE, SHORT, TWO
 
 BEFORE = SPARE(10, guidance="none")
@@ -164,3 +164,49 @@ def test_a_criterion_keeps_its_attributes_and_the_model_is_left_as_it_was(setup)
             )  # fmt: skip
         assert setup.model.generate(**inputs, max_new_tokens=2).shape[0] == 1
     assert vars(setup.model).keys() == before.keys()
+
+
+@pytest.mark.parametrize("how", ["generate", "forward"])
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: type(m).__name__)
+def test_they_may_call_the_model(setup, method, how):
+    """Such a call is pruned by itself, sees its own prompt, and leaves the outer one alone."""
+    inputs, other = setup.inputs(ONE, SHORT), setup.inputs(TWO, first=5)
+    options = {"do_sample": False, "max_new_tokens": 4, "min_new_tokens": 4}
+    got = []
+
+    def call():
+        if how == "forward":
+            return setup.model(**other).logits
+        watch = Stop()
+        found = setup.model.generate(
+            **other, **options, stopping_criteria=StoppingCriteriaList([watch])
+        )
+        assert watch.seen[0].shape[1] == other["input_ids"].shape[1] + 1
+        return found
+
+    def look(ids, scores, **more):
+        if not got:
+            got.append(call())
+        return torch.zeros(len(ids), dtype=torch.bool)
+
+    with torch.no_grad(), method(setup.model) as handle:
+        alone, plain = call(), setup.model.generate(**inputs, **options)
+        report = [(one.before, one.indices.tolist()) for one in handle.report]
+        out = setup.model.generate(
+            **inputs, **options, stopping_criteria=StoppingCriteriaList([look])
+        )
+        assert [(one.before, one.indices.tolist()) for one in handle.report] == report
+    assert torch.equal(got[0], alone) and torch.equal(out, plain)
+
+
+def test_the_end_of_a_prompt_that_is_a_picture(setup):
+    """Of which nothing is left: what looks at the words before sees the user's."""
+    inputs = setup.inputs("USER: what is it red <image>")
+    red = setup.ids("red")[0].tolist()
+    options = {"do_sample": False, "max_new_tokens": 3}
+    with NoImage(1)(setup.model):
+        plain = setup.model.generate(**inputs, **options)
+        length = inputs["input_ids"].shape[1]
+        banned = [[*red, int(plain[0, length])]]
+        found = setup.model.generate(**inputs, **options, bad_words_ids=banned)
+    assert torch.equal(found[:, : length + 1], plain[:, : length + 1])

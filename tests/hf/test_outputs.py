@@ -33,13 +33,15 @@ def test_hidden_states_are_as_long_as_logits(tiny, method, family):
         torch.testing.assert_close(head(out.hidden_states[-1]), out.logits)
         if method is BEFORE:
             return
-        # Zero where a picture's token was dropped in the layers before, and only there.
-        gone = (out.hidden_states[-1] == 0).all(-1)
+        # A token that was dropped in the layers before has the states of the one in front of it.
+        states = out.hidden_states[-1][0]
+        same = (states[1:] == states[:-1]).all(-1)
         reports = [one for one in handle.report if one.row == 0]
         dropped = sum(one.before - one.after for one in reports)
-        padded = int((handle.attention_mask[0] == 0).sum())
-        assert dropped > 0 and int(gone[0].sum()) == dropped + padded
-        assert not bool((out.hidden_states[1] == 0).all(-1)[0].any())  # of layer 0: all there
+        padded = max(int((handle.attention_mask[0] == 0).sum()) - 1, 0)
+        assert dropped > 0 and int(same.sum()) == dropped + padded
+        first = out.hidden_states[1][0]  # of layer 0: all there
+        assert int((first[1:] == first[:-1]).all(-1).sum()) <= padded
 
 
 @pytest.mark.parametrize("method", [BEFORE, *INSIDE], ids=lambda m: type(m).__name__)
@@ -115,3 +117,23 @@ def test_columns_before_a_call_and_of_embeddings(tiny):
         words = tiny.inputs(TEXT)
         tiny.model(**words)
         assert torch.equal(handle.columns, torch.arange(words["input_ids"].shape[1])[None])
+        with pytest.raises(ValueError, match=r"whose input_ids had the shape \[1, \d+\]"):
+            handle.take(torch.ones(1, words["input_ids"].shape[1] + 4))
+
+
+@pytest.mark.parametrize("method", [BEFORE, *INSIDE], ids=lambda m: type(m).__name__)
+def test_columns_of_a_second_turn_of_generate(tiny, method):
+    """Those of the new tokens alone, whose states come out."""
+    inputs = tiny.inputs(TEXT)
+    options = {"do_sample": False, "max_new_tokens": 3, "return_dict_in_generate": True}
+    with method(tiny.model) as handle:
+        first = tiny.model.generate(**inputs, **options)
+        ids = torch.cat([first.sequences, tiny.ids("is it red ?")], 1)
+        cache = first.get("cache") or first.get("past_key_values")
+        out = tiny.model.generate(
+            ids, attention_mask=torch.ones_like(ids), past_key_values=cache,
+            output_hidden_states=True, **options,
+        )  # fmt: skip
+        length = out.hidden_states[0][-1].shape[1]
+        assert handle.columns.shape == handle.attention_mask.shape == (1, length)
+        assert torch.equal(handle.columns[0], torch.arange(ids.shape[1])[-length:])

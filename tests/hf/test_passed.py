@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from sparevlm.methods import SPARE, FastV, Staged, UniformGrid
 from tests.families.matrix import made
@@ -173,7 +174,7 @@ def test_a_qwen_without_token_types():
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             expected = family.model(**inputs).logits
-        with pytest.warns(UserWarning, match="^mm_token_type_ids was not given: Qwen2.5-VL is"):
+        with pytest.warns(UserWarning, match=r"^mm_token_type_ids was not given: Qwen2.5-VL is"):
             assert torch.equal(family.model(**less).logits, expected)
 
 
@@ -223,3 +224,31 @@ def test_what_goes_to_the_encoder(name, options):
         with SPARE(5, guidance="none")(family.model) as handle:
             family.model(**inputs, **options)
             assert [one.after for one in handle.report] == [5]
+
+
+@pytest.mark.parametrize("wanted", [torch.tensor(3), [1, 2], range(3), slice(-3, None)], ids=str)
+def test_other_ways_to_say_which_logits(attached, wanted):
+    with pytest.raises(ValueError, match="is neither a whole number nor a tensor"):
+        attached.model(**attached.inputs, logits_to_keep=wanted)
+
+
+@pytest.mark.parametrize("place", ["begin", "end"])
+def test_a_mask_that_hides_a_picture_at_an_end(attached, place):
+    words = "<image> red star" if place == "begin" else "red star <image>"
+    inputs = attached.setup.inputs(words)
+    image = inputs["input_ids"][0] == attached.model.config.image_token_id
+    mask = inputs["attention_mask"].clone()
+    mask[0, : int(image.nonzero()[-1]) + 1] = 0 if place == "begin" else 1
+    if place == "end":
+        mask[0, int(image.nonzero()[0]) :] = 0
+    with pytest.raises(ValueError, match=r"^attention_mask hides a picture at the beginning or"):
+        attached.model(**inputs | {"attention_mask": mask})
+
+
+def test_a_longest_length_within_the_prompt(setup):
+    inputs = setup.inputs(ONE)
+    config = GenerationConfig(max_length=20)
+    with METHODS[0](setup.model):
+        for how in ({"max_length": 20}, {"generation_config": config}):
+            with pytest.raises(ValueError, match=r"^max_length=20 leaves no room after a prompt"):
+                setup.model.generate(**inputs, **how)

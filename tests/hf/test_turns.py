@@ -9,8 +9,8 @@ import torch
 from transformers import DynamicCache
 
 from sparevlm.budgets import Residual
-from sparevlm.methods import SPARE
-from tests.hf.conftest import ONE, SHORT, TEXT
+from sparevlm.methods import SPARE, FastV, Staged
+from tests.hf.conftest import ONE, SHORT, TEXT, TWO
 
 OPTIONS = {"do_sample": False, "max_new_tokens": 5}
 POSITIONS = pytest.mark.parametrize("positions", ["compact", "original"])
@@ -158,3 +158,58 @@ def test_a_cache_cropped_to_the_prompt_serves_another_question(setup, named):
         fresh = setup.model.generate(**again, pixel_values=inputs["pixel_values"], **OPTIONS)
         found = setup.model.generate(**again, **named(out.past_key_values), **OPTIONS)
     assert torch.equal(found, fresh)
+
+
+EVERY = [
+    SPARE(10, guidance="none"),
+    FastV(0.5, layer=1, average=False),
+    Staged(SPARE(20, guidance="none"), FastV(0.5, layer=1, average=False)),
+]
+
+
+def cache_in(output):
+    return output.get("cache") or output.get("past_key_values")
+
+
+@pytest.mark.parametrize("method", [EVERY[0], EVERY[2]], ids=["before", "staged"])
+def test_a_mask_that_hides_the_first_picture_later(setup, method):
+    inputs, more = setup.inputs(TWO), setup.ids("is there a red star ?")
+    mask = torch.cat([inputs["attention_mask"], torch.ones_like(more)], 1)
+    hidden = mask.clone()
+    image = (inputs["input_ids"][0] == setup.model.config.image_token_id).nonzero()[:, 0]
+    hidden[0, image] = 0
+    with torch.no_grad(), method(setup.model):
+        cache = cache_in(setup.model(**inputs, use_cache=True))
+        with pytest.raises(
+            ValueError, match=r"^attention_mask hides, or shows, other columns than"
+        ):
+            setup.model(input_ids=more, attention_mask=hidden, past_key_values=cache)
+        assert setup.model(input_ids=more, attention_mask=mask, past_key_values=cache).logits.ndim
+
+
+@pytest.mark.parametrize("how", ["swapped", "repeated"])
+@pytest.mark.parametrize("method", EVERY, ids=["before", "inside", "staged"])
+def test_rows_of_a_cache_that_were_moved(setup, method, how):
+    inputs = setup.inputs(TWO, SHORT)
+    rows = torch.tensor([1, 0] if how == "swapped" else [0, 1, 0, 1])
+    more = setup.ids("is there a red star ?").expand(len(rows), -1)
+    with torch.no_grad(), method(setup.model):
+        cache = cache_in(setup.model(**inputs, use_cache=True))
+        cache.batch_select_indices(rows)
+        mask = torch.cat([inputs["attention_mask"][rows], torch.ones_like(more)], 1)
+        with pytest.raises(
+            ValueError, match=r"^rows of the cache were moved, repeated or replaced"
+        ):
+            setup.model(input_ids=more, attention_mask=mask, past_key_values=cache)
+
+
+@pytest.mark.parametrize("method", EVERY[:1], ids=["before"])
+def test_rows_of_a_cache_that_were_multiplied_as_beams_are(setup, method):
+    inputs = setup.inputs(TWO, SHORT)
+    more = setup.ids("is there a red star ?").expand(4, -1)
+    mask = torch.cat([inputs["attention_mask"].repeat_interleave(2, 0), torch.ones_like(more)], 1)
+    with torch.no_grad(), method(setup.model):
+        cache = cache_in(setup.model(**inputs, use_cache=True))
+        cache.batch_repeat_interleave(2)
+        logits = setup.model(input_ids=more, attention_mask=mask, past_key_values=cache).logits
+    torch.testing.assert_close(logits[0], logits[1])

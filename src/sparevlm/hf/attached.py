@@ -83,6 +83,11 @@ class Attached(ABC):
     def attention_mask(self) -> Tensor | None:
         """See above."""
 
+    @property
+    @abstractmethod
+    def given(self) -> int:
+        """Columns of the `input_ids` of the present thread's last call."""
+
     def take(self, values: Tensor, fill: float = 0) -> Tensor:
         """What a tensor says of the columns of the last call's output.
 
@@ -106,12 +111,11 @@ class Attached(ABC):
         if self.columns is None:
             raise ValueError("there was no call with input_ids yet: call the model first")
         columns = self.columns.to(values.device)
-        longest = int(columns.max())
-        if values.ndim < 2 or len(values) != len(columns) or values.shape[1] <= longest:
+        if values.ndim < 2 or list(values.shape[:2]) != [len(columns), self.given]:
             raise ValueError(
-                f"a tensor of shape {list(values.shape)} does not fit the last call, which had "
-                f"input_ids of shape [{len(columns)}, at least {longest + 1}]: give one entry for "
-                "each of them"
+                f"a tensor of shape {list(values.shape)} does not fit the last call, whose "
+                f"input_ids had the shape [{len(columns)}, {self.given}]: give one entry for each "
+                "of them"
             )
         rest = (1,) * (values.ndim - 2)
         index = columns.clamp(min=0).view(*columns.shape, *rest)

@@ -6,7 +6,8 @@ import copy
 import functools
 import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ from sparevlm.hf.turns import Memory, remember
 from sparevlm.hf.whole import WholePrompt
 from sparevlm.report import Report
 
+_NOTHING = None, None, 0
+
 
 class Handle(Attached):
     """Pruning attached to a model, before its decoder."""
@@ -33,6 +36,7 @@ class Handle(Attached):
         model = pruning.model
         super().__init__(pruning.method, model, part=part)
         self._pruning = pruning
+        self._reports = [self._own]  # by thread, of this and what works behind it
         self._local = threading.local()  # so that threads do not see each other's calls
         self._names = list(inspect.signature(model.forward).parameters)
         self._hooks = [
@@ -63,10 +67,15 @@ class Handle(Attached):
         shrunk = shrink(self._pruning, kwargs, **options)
         report = Report(shrunk.report)
         self._local.last = report, len(kwargs["input_ids"]) if report else 1
-        self._local.seen = _seen(shrunk, kwargs.get("input_ids"))
+        ids = kwargs.get("input_ids")
+        self._local.seen = (*_seen(shrunk, ids), 0 if ids is None else ids.shape[1])
         if report:
             self.report = report
         return shrunk
+
+    def watch(self, reports: threading.local) -> None:
+        """Keep the reports of what works behind this, too, while calls are made aside."""
+        self._reports.append(reports)
 
     @property
     def family(self) -> Family:
@@ -81,12 +90,17 @@ class Handle(Attached):
     @property
     def columns(self) -> Tensor | None:
         """See `Attached`."""
-        return getattr(self._local, "seen", (None, None))[0]
+        return getattr(self._local, "seen", _NOTHING)[0]
 
     @property
     def attention_mask(self) -> Tensor | None:
         """See `Attached`."""
-        return getattr(self._local, "seen", (None, None))[1]
+        return getattr(self._local, "seen", _NOTHING)[1]
+
+    @property
+    def given(self) -> int:
+        """See `Attached`."""
+        return getattr(self._local, "seen", _NOTHING)[2]
 
     # -- forward
 
@@ -132,8 +146,17 @@ class Handle(Attached):
         shrunk = self._shrink(arguments | guessed, side="left", whole=True)
         if shrunk.memory is None:
             whole = {k: v for k, v in shrunk.kwargs.items() if k not in guessed}
-            return self._inside(whole)
+            return self._seen_by(WholePrompt(ids, ids.shape[1], self._aside), whole)
         return self._pruned(shrunk, shrunk.memory, ids)
+
+    def _seen_by(self, prompt: WholePrompt, kwargs: dict[str, Any]) -> Any:
+        """Generate, and let what looks on see the user's prompt."""
+        streamer = prompt.streamer(kwargs.get("streamer"))
+        self._local.prompt = prompt
+        try:
+            return self._inside(kwargs if streamer is None else kwargs | {"streamer": streamer})
+        finally:
+            self._local.prompt = None
 
     def _inside(self, kwargs: dict[str, Any]) -> Any:
         self._local.generating = True
@@ -141,6 +164,18 @@ class Handle(Attached):
             return self._stock_generate(**kwargs)
         finally:
             self._local.generating = False
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """In it calls of the model are the user's own; afterwards all is as before."""
+        held = [(state, dict(vars(state))) for state in (self._local, *self._reports)]
+        self._local.generating, self._local.prompt = False, None
+        try:
+            yield
+        finally:
+            for state, values in held:
+                vars(state).clear()
+                vars(state).update(values)
 
     def _shown(self, merged: list[Any], own: list[Any]) -> list[Any]:
         prompt: WholePrompt | None = getattr(self._local, "prompt", None)
@@ -167,13 +202,8 @@ class Handle(Attached):
                 "a pruned prompt cannot be prefilled in chunks: remove prefill_chunk_size"
             )
         self._shift_lengths(kwargs, ids.shape[1])
-        prompt = WholePrompt(ids, kwargs["input_ids"].shape[1])
-        kwargs["streamer"] = prompt.streamer(kwargs.get("streamer"))
-        self._local.prompt = prompt
-        try:
-            out = self._inside(kwargs)
-        finally:
-            self._local.prompt = None
+        prompt = WholePrompt(ids, kwargs["input_ids"].shape[1], self._aside)
+        out = self._seen_by(prompt, kwargs)
         sequences = prompt.of(out if isinstance(out, Tensor) else out.sequences)
         cache = stock.cache_of(kwargs)
         if not isinstance(out, Tensor):
@@ -187,9 +217,13 @@ class Handle(Attached):
         """Lengths count the prompt, which was `whole` tokens and is shorter now."""
         cut = whole - kwargs["input_ids"].shape[1]
         changed = {}
+        longest = generation_setting(self._model, kwargs, "max_new_tokens")
         for name in ("max_length", "min_length"):
             length = generation_setting(self._model, kwargs, name)
-            if name == "max_length" and kwargs.get(name) is not None and length <= whole:
+            told = kwargs if kwargs.get(name) is not None else {}
+            if name == "max_length" and "generation_config" in kwargs and longest is None:
+                told = vars(kwargs["generation_config"])
+            if name == "max_length" and told.get(name) is not None and length <= whole:
                 raise ValueError(
                     f"max_length={length} leaves no room after a prompt of {whole} tokens: "
                     "raise it, or give max_new_tokens"
@@ -198,7 +232,7 @@ class Handle(Attached):
                 kwargs[name] = length - cut
             elif length:
                 changed[name] = length - cut
-        if generation_setting(self._model, kwargs, "max_new_tokens") is not None:
+        if longest is not None:
             changed.pop("max_length", None)
         if not changed:
             return
@@ -215,7 +249,7 @@ def _seen(shrunk: Shrunk, ids: Tensor | None) -> tuple[Tensor | None, Tensor | N
         return None, None
     columns = shrunk.columns
     if columns is None:
-        columns = torch.arange(ids.shape[1]).expand(len(ids), -1)
+        columns = torch.arange(shrunk.start, ids.shape[1]).expand(len(ids), -1)
     mask = shrunk.kwargs.get("attention_mask")
     if not isinstance(mask, Tensor) or mask.ndim != 2:
         mask = torch.ones_like(columns)

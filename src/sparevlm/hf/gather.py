@@ -31,6 +31,13 @@ class Columns:
         real = None if self.real is None else self.real.to(device, non_blocking=True)
         return Columns(self.index.to(device, non_blocking=True), real)
 
+    def before_next(self) -> Columns:
+        """For each column the one in front of the next that is left; for the last itself."""
+        following = torch.cat([self.index[:, 1:] - 1, self.index[:, -1:]], 1)
+        if self.real is None:
+            return Columns(following, None)
+        return Columns(torch.where(self.real, following.clamp(min=0), self.index), self.real)
+
     def take(self, values: Tensor, fill: int) -> Tensor:
         """Values [B or 1, L] -> [B, L'], with `fill` where a row was padded; [A, B, L] too."""
         if values.ndim == 3:

@@ -38,12 +38,14 @@ def translated(wanted: int | Tensor, columns: Tensor, length: int) -> int | Tens
         return _places(wanted, columns, length)
     if wanted >= length:
         return 0
-    counts = set((columns >= length - wanted).sum(1).tolist())
-    if len(counts) > 1 or counts == {0}:
+    asked = columns >= length - wanted
+    counts = set(asked.sum(1).tolist())
+    if len(counts) > 1 or counts == {0} or not bool(asked[:, -max(counts) :].all()):
         raise ValueError(
-            f"{NAME}={wanted} reaches back into a picture that lost tokens, and there the columns "
-            "of the rows are not the same: ask for the columns behind the last picture, or for all "
-            f"with {NAME}=0 (handle.columns then says which is which)"
+            f"{NAME}={wanted} asks for columns that are not the last ones of every row here: it "
+            "reaches back into a picture that lost tokens, or rows are padded on the right; ask "
+            f"for columns behind the last picture, or for all with {NAME}=0 (handle.columns then "
+            "says which is which)"
         )
     return int(counts.pop())
 

@@ -45,12 +45,23 @@ def check_passed(pruning: Pruning, prompt: Prompt, kwargs: dict[str, Any]) -> No
             "different numbers of them: switch it off, or use a method that prunes before the "
             "decoder"
         )
+    wanted = kwargs.get("logits_to_keep", 0)
+    if not isinstance(wanted, int) and not (isinstance(wanted, Tensor) and wanted.ndim == 1):
+        raise ValueError(
+            f"logits_to_keep={wanted!r} is neither a whole number nor a tensor [n] of columns: "
+            "give one of these"
+        )
     rows, length = prompt.ids.shape
     mask = prompt.mask
     if mask is not None and (len(mask) != rows or mask.shape[1] < length):
         raise ValueError(_shape("attention_mask", mask, rows, length))
     if mask is not None and prompt.prefix is None and mask.shape[1] != length:
         raise ValueError(_shape("attention_mask", mask, rows, length))
+    if mask is not None and _hides_an_end(mask[:, mask.shape[1] - length :], prompt):
+        raise ValueError(
+            "attention_mask hides a picture at the beginning or the end of a row, where padding is "
+            "taken off: leave the picture and its placeholders out"
+        )
     for name in ("labels", "shift_labels"):
         if name in kwargs and list(kwargs[name].shape) != [rows, length]:
             raise ValueError(_shape(name, kwargs[name], rows, length))
@@ -118,6 +129,14 @@ def _check_positions(positions: Tensor, prompt: Prompt, *, several: bool) -> Non
             f"transformers reads as packed samples: {_ONE_ROW}, or "
             "give an attention_mask if this is one sample"
         )
+
+
+def _hides_an_end(mask: Tensor, prompt: Prompt) -> bool:
+    """Whether placeholders that are not cached lie in front of, or behind, all that is seen."""
+    seen = mask != 0
+    outside = (seen.cumsum(1) == 0) | (seen.flip(1).cumsum(1).flip(1) == 0)
+    new = torch.arange(mask.shape[1]) >= prompt.start
+    return bool((outside & new & (prompt.types != 0)).any())
 
 
 def _along(value: Tensor, rows: int, length: int) -> bool:

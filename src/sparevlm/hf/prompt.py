@@ -77,9 +77,11 @@ def shorten(
     if mask is not None or kept.real is not None:
         new_mask = kept.take(torch.ones_like(ids) if mask is None else mask, 0)
 
-    base = _positions(kwargs.get("position_ids"), ids, mask, prefix, axes)
+    counted = _seen_at_all(mask) if side is None else mask
+    base = _positions(kwargs.get("position_ids"), ids, counted, prefix, axes)
     before = prefix.dropped if prefix else torch.zeros_like(ids[:, 0])
-    gone = (~keep).long().to(ids.device, non_blocking=True)
+    lost = ~keep if seen is None else ~keep & (seen != 0)  # hidden ones have no position
+    gone = lost.long().to(ids.device, non_blocking=True)
     positions = None
     if original:
         positions = kept.take(base, 0)
@@ -110,6 +112,7 @@ def shorten(
     }
     memory = Memory(
         ids=ids if prefix is None else _after(prefix.told, ids),
+        mask=_told_mask(prefix, ids, mask),
         kept_ids=new_ids if prefix is None else _after(prefix.kept, new_ids),
         kept_mask=whole_mask,
         kept_positions=whole_positions if original else None,
@@ -118,6 +121,23 @@ def shorten(
         original=original,
     )
     return shorter, memory, columns + columns.ge(0) * start
+
+
+def _seen_at_all(mask: Tensor | None) -> Tensor | None:
+    """A mask without holes: stock forward counts columns, and not those that a mask shows."""
+    if mask is None:
+        return None
+    seen = mask != 0
+    return ((seen.cumsum(1) > 0) & (seen.flip(1).cumsum(1).flip(1) > 0)).long()
+
+
+def _told_mask(prefix: Prefix | None, ids: Tensor, mask: Tensor | None) -> Tensor | None:
+    """The user's mask of all that was told."""
+    if prefix is None or (mask is None and prefix.told_mask is None):
+        return mask
+    earlier = torch.ones_like(prefix.told) if prefix.told_mask is None else prefix.told_mask
+    new = torch.ones_like(ids) if mask is None else mask
+    return _after(earlier.to(new), new)
 
 
 def _after(earlier: Tensor, new: Tensor) -> Tensor:
@@ -153,8 +173,8 @@ def _per_token(
     for name, fill in _PER_TOKEN.items():
         if name not in kwargs:
             continue
-        values = kwargs[name]
-        shorter[name] = kept.take(values[:, values.shape[1] - length :], fill)
+        values = kwargs[name][:, kwargs[name].shape[1] - length :]
+        shorter[name] = (kept.before_next() if name == "shift_labels" else kept).take(values, fill)
         # Gemma 4 and Molmo 2 read types from the start of the sequence; others cut them there.
         if prefix is not None and prefix.columns and "labels" not in name:
             words = torch.zeros_like(prefix.kept).to(values.dtype)

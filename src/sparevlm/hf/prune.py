@@ -41,7 +41,8 @@ class Shrunk:
     report: list[ImageReport] = field(default_factory=list)
     memory: Memory | None = None
     columns: Tensor | None = None
-    """Of the user's prompt [B, L'], -1 for padding; None: all, as they were."""
+    """Of the user's prompt [B, L'], -1 for padding; None: all from `start` on, as they were."""
+    start: int = 0
 
 
 def prune_inputs(
@@ -152,7 +153,8 @@ def shrink(
     chosen = choose(pruning, prompt, media, kwargs)
     if bool(chosen.keep.all()) and not prompt.goes_on:
         places = {m.grids: kwargs[m.grids] for m in media if m.grids in kwargs}
-        return Shrunk(chosen.kwargs | places, chosen.report)  # stock code makes positions of them
+        # Stock code makes positions of them.
+        return Shrunk(chosen.kwargs | places, chosen.report, start=prompt.start)
     original = _keeps_positions(pruning, prompt, kwargs, whole=whole)
     axes = None
     if pruning.family.mrope:

@@ -16,13 +16,16 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
-from transformers import Cache, MaxLengthCriteria
+from transformers import Cache, MaxLengthCriteria, StopStringCriteria
 from transformers.generation.logits_process import (
     EncoderNoRepeatNGramLogitsProcessor,
     EncoderRepetitionPenaltyLogitsProcessor,
     NoRepeatNGramLogitsProcessor,
     PrefixConstrainedLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
+    SynthIDTextWatermarkLogitsProcessor,
+    WatermarkLogitsProcessor,
 )
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -148,6 +151,17 @@ def cached_keys(cache: Any, layer: int) -> Tensor:
     """The keys [B, H, P, C] of one layer."""
     keys: Tensor = cache.layers[layer].keys
     return keys
+
+
+def row_keys(cache: Any, column: int) -> Tensor | None:
+    """Some keys [B, 8] of one column of the last layer of a cache; None where it has them not."""
+    layers = getattr(cache, "layers", None)
+    keys = getattr(layers[-1], "keys", None) if layers else None
+    if not isinstance(keys, Tensor) or keys.ndim != 4 or has_fixed_length(cache):
+        return None
+    if keys.shape[2] <= column or not -keys.shape[2] <= column:
+        return None
+    return keys[:, 0, column, :8].detach().clone()
 
 
 def cache_bytes(cache: Any) -> int:
@@ -397,12 +411,16 @@ def reset_merging(model: Any) -> None:
 
 
 def reads_prompt(processor: Any) -> bool:
-    """Whether a processor that `generate` makes itself looks at the words of the prompt."""
+    """Whether what `generate` makes itself looks at the words of the prompt."""
     return isinstance(
         processor,
         PrefixConstrainedLogitsProcessor
         | NoRepeatNGramLogitsProcessor
-        | RepetitionPenaltyLogitsProcessor,
+        | RepetitionPenaltyLogitsProcessor
+        | SequenceBiasLogitsProcessor
+        | SynthIDTextWatermarkLogitsProcessor
+        | WatermarkLogitsProcessor
+        | StopStringCriteria,
     )
 
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from sparevlm.hf.media import is_any_of
-from sparevlm.hf.stock import cached_tokens
+from sparevlm.hf.stock import cached_tokens, row_keys
 
 _ATTRIBUTE = "_sparevlm_prompt"  # on the cache, so that copies of it keep it
+_MARKS = "_sparevlm_rows"
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +23,8 @@ class Memory:
     ----------
     ids : Tensor [B, L]
         The user's prompt.
+    mask : Tensor [B, L] or None
+        And its mask.
     kept_ids, kept_mask, kept_positions : Tensor [B, L'] (mask and positions may be None)
         What the language model got; positions with several axes are [A, B, L'].
     dropped : Tensor [B]
@@ -33,6 +36,7 @@ class Memory:
     """
 
     ids: Tensor
+    mask: Tensor | None
     kept_ids: Tensor
     kept_mask: Tensor | None
     kept_positions: Tensor | None
@@ -75,6 +79,7 @@ class Memory:
         positions = self.kept_positions
         return Memory(
             ids=self.ids[:, : -gone.shape[1]],
+            mask=None if self.mask is None else self.mask[:, : -gone.shape[1]],
             kept_ids=self.kept_ids[:, :cached],
             kept_mask=None if self.kept_mask is None else self.kept_mask[:, :cached],
             kept_positions=None if positions is None else positions[..., :cached],
@@ -88,11 +93,40 @@ def remember(cache: Any, memory: Memory | None) -> None:
     """Keep a memory with a cache; None removes it."""
     if cache is not None and not isinstance(cache, tuple):
         setattr(cache, _ATTRIBUTE, memory)
+        if memory is not None:
+            mark_rows(cache, memory.kept_ids.shape[1] - 1)
 
 
 def recall(cache: Any) -> Memory | None:
     """The memory of a cache that holds something."""
     return getattr(cache, _ATTRIBUTE, None) if cached_tokens(cache) else None
+
+
+def mark_rows(cache: Any, column: int) -> None:
+    """Note what tells the rows of a cache apart: keys of its last layer, of one column."""
+    keys = row_keys(cache, column)
+    if column < 0 and keys is not None:  # from the end, where layers differ
+        column += cache.layers[-1].keys.shape[2]
+    setattr(cache, _MARKS, (column, keys))
+
+
+def check_rows(cache: Any) -> None:
+    """Raise ValueError if rows of a cache lie in another order than they were left in.
+
+    Rows that follow each other may stand for one, as beams do.
+    """
+    column, marks = getattr(cache, _MARKS, (0, None))
+    now = None if marks is None else row_keys(cache, column)
+    if marks is None or now is None or len(now) % len(marks):
+        return
+    known = marks.to(now.device).repeat_interleave(len(now) // len(marks), 0).float()
+    far = (known - now.float()).abs().amax(1)
+    if bool((far > 0.02 * known.abs().max()).any()):
+        raise ValueError(
+            "rows of the cache were moved, repeated or replaced since a prompt was pruned into it, "
+            "and what was dropped of each is remembered in the old order: pass it as it was, or no "
+            "cache"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +139,8 @@ class Prefix:
         Leading columns of the user's ids that it stands for; 0 where the ids are new tokens only.
     told : Tensor [B, T]
         The user's ids so far; -1 where they are not known.
+    told_mask : Tensor [B, T] or None
+        And the mask.
     kept : Tensor [B, P]
         What the language model got of them.
     mask : Tensor [B, P] or None
@@ -121,6 +157,7 @@ class Prefix:
 
     columns: int
     told: Tensor
+    told_mask: Tensor | None
     kept: Tensor
     mask: Tensor | None
     positions: Tensor | None
@@ -159,6 +196,8 @@ def cached_prefix(
         return None
     rows, length = ids.shape
     memory = recall(cache)
+    if memory is not None:
+        check_rows(cache)
     columnwise = memory is None and not whole  # a stock forward call counted padding too
     memory = _memory_of(memory, ids, cached, placeholders)
     told, kept = memory.ids.shape[1], memory.kept_ids.shape[1]
@@ -176,6 +215,7 @@ def cached_prefix(
     held, seen = None, torch.ones_like(between)
     if mask is not None:
         stop = mask.shape[1] - length + columns
+        _check_told(memory, mask, stop - since - told)
         seen = (mask[:, stop - since : stop] if stop >= since else seen).to(seen.dtype)
     if memory.kept_mask is not None or mask is not None:
         before = memory.kept_mask
@@ -185,6 +225,7 @@ def cached_prefix(
     return Prefix(
         columns=columns,
         told=torch.cat([memory.ids, between], 1),
+        told_mask=None if held is None else torch.cat([_told(memory, seen), seen], 1),
         kept=torch.cat([memory.kept_ids, between], 1),
         mask=held,
         positions=_positions_after(memory, steps),
@@ -194,6 +235,24 @@ def cached_prefix(
     )
 
 
+def _told(memory: Memory, like: Tensor) -> Tensor:
+    """The mask [B, L] of the user's prompt."""
+    mask = torch.ones_like(memory.ids) if memory.mask is None else memory.mask
+    return mask.to(like)
+
+
+def _check_told(memory: Memory, mask: Tensor, begin: int) -> None:
+    """Raise ValueError if a mask shows other columns of a remembered prompt than its own did."""
+    told = memory.ids.shape[1]
+    if begin != 0 or told == 0 or not memory.kept_ids.shape[1]:
+        return
+    if bool(((mask[:, :told] != 0) != (_told(memory, mask) != 0)).any()):
+        raise ValueError(
+            "attention_mask hides, or shows, other columns than when the prompt was pruned into "
+            "the cache: pass the mask that it had, with ones for what came since, or no cache"
+        )
+
+
 def _memory_of(
     memory: Memory | None, ids: Tensor, cached: int, placeholders: tuple[int, ...]
 ) -> Memory:
@@ -201,7 +260,7 @@ def _memory_of(
     rows = len(ids)
     if memory is None:  # a prompt that was not pruned
         none, zero = ids[:, :0], torch.zeros_like(ids[:, 0])
-        memory = Memory(none, none, None, none, zero, zero, True)
+        memory = Memory(none, None, none, None, none, zero, zero, True)
     elif rows % len(memory.ids):
         raise ValueError(
             f"the cache was made for {len(memory.ids)} prompts and {rows} are given: "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -19,10 +21,14 @@ class WholePrompt:
         The user's.
     length : int
         Columns of the shorter one.
+    aside : callable
+        Gives a context in which calls are ones of their own: what looks on may call the model.
     """
 
-    def __init__(self, ids: Tensor, length: int) -> None:
-        self.ids, self._length = ids, length
+    def __init__(
+        self, ids: Tensor, length: int, aside: Callable[[], AbstractContextManager[None]]
+    ) -> None:
+        self.ids, self._length, self.aside = ids, length, aside
 
     def of(self, sequences: Tensor) -> Tensor:
         """Sequences [B * n, L' + T] with the user's prompt: [B * n, L + T]; n rows a prompt."""
@@ -33,7 +39,7 @@ class WholePrompt:
 
     def streamer(self, streamer: Any) -> Any:
         """A streamer that is given this prompt first."""
-        return None if streamer is None else _Streamer(streamer, self.ids)
+        return None if streamer is None else _Streamer(streamer, self)
 
     def shown(self, merged: list[Any], own: list[Any]) -> list[Any]:
         """Logits processors or stopping criteria of a call, of which `own` are the user's."""
@@ -55,7 +61,8 @@ class _Shown:
         self.__dict__["__call__"] = inner.__call__  # stock reads its signature
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
-        return self._inner(self._prompt.of(input_ids), scores, **kwargs)
+        with self._prompt.aside():
+            return self._inner(self._prompt.of(input_ids), scores, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         if name in ("_inner", "_prompt"):  # not made yet, as in a copy
@@ -64,14 +71,16 @@ class _Shown:
 
 
 class _Streamer:
-    def __init__(self, streamer: Any, ids: Tensor) -> None:
-        self._streamer = streamer
-        self._ids: Tensor | None = ids
+    def __init__(self, streamer: Any, prompt: WholePrompt) -> None:
+        self._streamer, self._aside = streamer, prompt.aside
+        self._ids: Tensor | None = prompt.ids
 
     def put(self, value: Tensor) -> None:
         if self._ids is not None:
             value, self._ids = self._ids.cpu(), None
-        self._streamer.put(value)
+        with self._aside():
+            self._streamer.put(value)
 
     def end(self) -> None:
-        self._streamer.end()
+        with self._aside():
+            self._streamer.end()

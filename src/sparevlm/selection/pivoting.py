@@ -22,11 +22,13 @@ from .checks import (
 from .greedy import Gain, run_greedy
 from .products import Products, full_precision, prefer_gram, products_for
 from .result import Selection, as_selection, fill_up
-from .small import CHUNK_BYTES, SMALL_BYTES, SmallRun
 
 if TYPE_CHECKING:
     from .fused import FusedRun
+    from .small import SmallRun
 
+_SMALL_BYTES = 3 * 2**20  # of the features of an image: what stays in a core's cache
+_CHUNK_BYTES = 2**26  # of Gram matrices and factors of a batch of such
 _BATCH_BYTES = 2**30  # Gram matrices or factors that one chunk of a batch may hold on a GPU
 _SYNC_EVERY = 16  # steps between two looks at a GPU's progress
 _MAX_WEIGHT = 2.0**20  # beyond, rows that count are so small that their products may underflow
@@ -148,6 +150,8 @@ def _start(
     images: Tensor, weights: Tensor | None, k: int, names: list[str]
 ) -> _Run | SmallRun | FusedRun:
     if _is_small(images):
+        from .small import SmallRun  # imports numpy
+
         eps, n = torch.finfo(working_dtype(images)).eps, images.shape[1]
         return SmallRun(
             *_prepared(images, weights, names), k,
@@ -165,7 +169,7 @@ def _is_small(images: Tensor) -> bool:
     """Whether an image's features stay in a CPU's cache, whatever the batch."""
     _, n, d = images.shape
     size = n * d * torch.finfo(working_dtype(images)).bits // 8
-    return images.device.type == "cpu" and size <= SMALL_BYTES and not usable(images)
+    return images.device.type == "cpu" and size <= _SMALL_BYTES and not usable(images)
 
 
 def _wants_gram(images: Tensor, k: int) -> bool:
@@ -179,7 +183,7 @@ def _chunks(images: Tensor, k: int) -> list[tuple[int, int]]:
     if _is_small(images):
         wide = n if _wants_gram(images, k) else 0
         size = max(
-            1, CHUNK_BYTES // (n * (k + wide) * torch.finfo(working_dtype(images)).bits // 8)
+            1, _CHUNK_BYTES // (n * (k + wide) * torch.finfo(working_dtype(images)).bits // 8)
         )
     elif images.device.type != "cpu":
         wide = n if _wants_gram(images, k) else d

@@ -16,8 +16,6 @@ from torch import Tensor
 
 from .result import fill_up
 
-SMALL_BYTES = 3 * 2**20  # of the features of an image: what stays in a core's cache
-CHUNK_BYTES = 2**26  # of Gram matrices and factors of a batch
 _PAD = 32  # entries; rows of every image start alike, so that products round alike
 
 

@@ -29,6 +29,7 @@ from sparevlm.hf.decoder.held import (
 )
 from sparevlm.hf.decoder.probe import LayerProbe, Taken
 from sparevlm.hf.decoder.shorter import (
+    filled,
     gathered,
     kept_columns,
     rotary_of,
@@ -37,6 +38,7 @@ from sparevlm.hf.decoder.shorter import (
     visible,
 )
 from sparevlm.hf.media import token_types
+from sparevlm.hf.turns import check_rows, mark_rows
 from sparevlm.methods.in_decoder import LayerTokens, averaged, check_chosen
 from sparevlm.report import ImageReport, Report, Timer
 
@@ -87,6 +89,7 @@ class Inside(Attached):
     ) -> None:
         self._before = before
         super().__init__(method, before.model)
+        before.watch(self._own)
         self._inside, self._family = inside, before.family
         self._decoder = stock.decoder_of(self._model)
         layers = stock.layers_of(self._decoder)
@@ -127,6 +130,11 @@ class Inside(Attached):
     def attention_mask(self) -> Tensor | None:
         """See `Attached`."""
         return self._before.attention_mask
+
+    @property
+    def given(self) -> int:
+        """See `Attached`."""
+        return self._before.given
 
     @property
     def _call(self) -> Call | None:
@@ -195,6 +203,8 @@ class Inside(Attached):
         if call is None:
             return
         stock.tell_true_lengths(call.whole)
+        if call.cache is not None and not call.past and is_shorter(call.cache):
+            mark_rows(call.cache, -1)
         if call.pictures and output is not None:
             self.report = self._reports(call)
 
@@ -275,7 +285,9 @@ class Inside(Attached):
 
     def _begin(self, call: Call, cache: Any, hidden: Tensor) -> None:
         """At the first layer: what the cache holds, and whether it is of a kind that can shrink."""
-        call.past = stock.cached_tokens(cache)
+        call.past, call.cache = stock.cached_tokens(cache), cache
+        if call.past and is_shorter(cache):
+            check_rows(cache)
         if cache is not None:
             begin(cache, call.past, hidden.shape[1])
         if stock.has_fixed_length(cache):
@@ -401,19 +413,19 @@ class Inside(Attached):
         return changed
 
     def _after_decoder(self, module: Any, args: tuple[Any, ...], output: Any) -> Any:
-        """Give hidden states their full length again: zeros where tokens were dropped."""
+        """Give hidden states their full length again; a dropped token has those before it."""
         call = self._call
         if call is None or call.left is None:
             return None
         hidden = stock.last_hidden(output)
         length = call.words.shape[1]
         between = [
-            states if left is None else spread(left, states, length)
+            states if left is None else filled(left, states, length)
             for left, states in zip([None, *call.lefts], stock.all_hidden(output), strict=False)
         ]
         if between:
             stock.set_all_hidden(output, tuple(between))
-        stock.set_last_hidden(output, spread(call.left, hidden, length))
+        stock.set_last_hidden(output, filled(call.left, hidden, length))
         return output
 
 

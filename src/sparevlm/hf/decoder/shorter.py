@@ -39,6 +39,19 @@ def spread(columns: Tensor, values: Tensor, length: int) -> Tensor:
     return whole.scatter_(1, at, values)[:, :length]
 
 
+def filled(columns: Tensor, values: Tensor, length: int) -> Tensor:
+    """Values [B, L', ..] at their columns [B, L'] of [B, length, ..]; between them the one before.
+
+    So that what is predicted behind a dropped token is predicted from the last one that was left.
+    Zero in front of the first.
+    """
+    steps = torch.arange(columns.shape[1], device=columns.device).expand_as(columns)
+    at = spread(columns, steps + 1, length).cummax(1).values  # 0: none yet
+    rest = (1,) * (values.ndim - 2)
+    index = (at - 1).clamp(min=0).view(*at.shape, *rest).expand(*at.shape, *values.shape[2:])
+    return values.gather(1, index).masked_fill((at == 0).view(*at.shape, *rest), 0)
+
+
 def rotary_of(part: Tensor, columns: Tensor) -> Tensor:
     """Rotary embeddings [.., B or 1, L, C] of columns [B, L']."""
     shape = (*part.shape[:-3], len(columns), *part.shape[-2:])
