@@ -1,6 +1,9 @@
 """Time and memory of select(X, k) against the product X @ X.T alone, fp32, on one core.
 
     python bench/selection.py [--json]
+    python bench/selection.py --against CHECKOUT
+
+The second form compares batches with the `select` of another checkout instead, interleaved.
 
 Where X is too long for an N x N matrix, against k passes over X (one product X @ x for each kept
 token) instead, which is what the products alone cost a selection that fetches them singly.
@@ -16,7 +19,9 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
+import older
 import torch
 
 from sparevlm.selection import select
@@ -120,8 +125,12 @@ def main() -> None:
     parser.add_argument(
         "--json", action="store_true", help="print one JSON list instead of a table"
     )
+    parser.add_argument("--against", type=Path, help="another checkout of sparevlm")
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    if asked.against is not None:
+        print(older.table(select, older.select_of(asked.against)))
+        return
     rows = [measure(*shape) for shape in SHAPES]
     print(json.dumps([asdict(row) for row in rows], indent=2) if asked.json else table(rows))
 

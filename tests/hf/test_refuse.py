@@ -8,7 +8,7 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 from sparevlm.hf import load
 from sparevlm.methods import SPARE, UniformGrid
-from tests.hf.conftest import ONE, TEXT
+from tests.hf.conftest import ONE, TEXT, TWO
 from tests.tiny import tiny_llava
 
 METHOD = UniformGrid(5)
@@ -107,6 +107,14 @@ def test_features_with_nan(tiny):
     with SPARE(5, guidance="none")(tiny.model):
         refused("NaN", tiny.model, **inputs)
         refused("NaN", tiny.model.generate, **inputs, max_new_tokens=1)
+
+
+def test_a_picture_of_several_with_nan(tiny):
+    """Of pictures that are chosen from together: the one, and its row."""
+    inputs = tiny.inputs(TWO)
+    inputs["pixel_values"][1, 0, 0, 0] = torch.nan
+    with torch.no_grad(), SPARE(9, guidance="none")(tiny.model):
+        refused(r"picture 2 of 2: .*row \d+", tiny.model, **inputs)
 
 
 def test_a_method_that_breaks_its_contract(tiny):

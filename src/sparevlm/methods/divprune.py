@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
-from sparevlm.methods.picking import PickingMethod
-from sparevlm.selection import cosine_distances, max_min, nearest_others
+from sparevlm.methods.picking import PickingMethod, alike
+from sparevlm.selection import Distances, cosine_distances, max_min, nearest_others
 from sparevlm.tokens import Reduction, VisualTokens
 
 
@@ -28,9 +30,28 @@ class DivPrune(PickingMethod):
 
     def pick(self, tokens: VisualTokens, k: int) -> Reduction:
         """See `PickingMethod.pick`."""
-        distances = cosine_distances(tokens.features)
-        nearest = nearest_others(tokens.features, distances)
+        return Reduction.picked(max_min(*self._distances(tokens.features, k)))
+
+    def pick_all(self, pictures: Sequence[VisualTokens], ks: Sequence[int]) -> list[Reduction]:
+        """See `PickingMethod.pick_all`: `max_min` takes a batch of matrices."""
+        reductions: dict[int, Reduction] = {}
+        for group in alike([tokens.features for tokens in pictures], ks, pairs=True):
+            parts = [self._distances(pictures[i].features, ks[i]) for i in group]
+            matrices = [matrix for matrix, _, _ in parts if isinstance(matrix, Tensor)]
+            if len(matrices) < 2:
+                orders = [max_min(*part) for part in parts]
+            else:
+                firsts = torch.stack([first for _, _, first in parts])
+                orders = list(max_min(torch.stack(matrices), ks[group[0]], firsts))
+            reductions |= {
+                i: Reduction.picked(order) for i, order in zip(group, orders, strict=True)
+            }
+        return [reductions[i] for i in range(len(pictures))]
+
+    def _distances(self, features: Tensor, k: int) -> tuple[Tensor | Distances, int, Tensor]:
+        """What `max_min` takes of a picture."""
+        distances = cosine_distances(features)
+        nearest = nearest_others(features, distances)
         # Two tokens that are each other's nearest tie, but for the rounding of d_ij and d_ji.
         near = nearest.max() - 4 * torch.finfo(nearest.dtype).eps
-        first = (nearest >= near).to(nearest.dtype)
-        return Reduction.picked(max_min(distances, k, first))
+        return distances, k, (nearest >= near).to(nearest.dtype)

@@ -58,12 +58,16 @@ class PickingMethod(PruningMethod):
         return [self.pick(tokens, k) for tokens, k in zip(pictures, ks, strict=True)]
 
 
-def alike(features: Sequence[Tensor], ks: Sequence[int]) -> list[list[int]]:
-    """Places of pictures [N, D] with one shape and one budget, that together are not too large."""
+def alike(features: Sequence[Tensor], ks: Sequence[int], *, pairs: bool = False) -> list[list[int]]:
+    """Places of pictures [N, D] with one shape and one budget, that together are not too large.
+
+    `pairs`: matrices of all pairs of their tokens are held as well.
+    """
     groups: dict[Any, list[list[int]]] = {}
     for i, (rows, k) in enumerate(zip(features, ks, strict=True)):
         key = rows.shape, rows.dtype, rows.device, k
-        room = max(1, _TOGETHER // max(rows.nbytes, 1))
+        bytes_held = rows.nbytes + (4 * len(rows) ** 2 if pairs else 0)
+        room = max(1, _TOGETHER // max(bytes_held, 1))
         same = groups.setdefault(key, [[]])
         if len(same[-1]) == room:
             same.append([])

@@ -57,7 +57,7 @@ def max_min(
     Notes
     -----
     Of float32 matrices on a GPU with Triton, up to 8192 points each, one launch makes all picks of
-    a batch; what it picks is the same.
+    a batch; on a CPU one loop does. What they pick is the same.
 
     References
     ----------
@@ -71,11 +71,21 @@ def max_min(
         from sparevlm.kernels.greedy import farthest  # imports Triton
 
         return farthest(distances, first, weights, k)
+    if distances.device.type == "cpu":
+        return _on_the_host(distances, k, first, weights)
     if distances.ndim == 3:
         parts = weights if weights is not None else [None] * len(first)
         each = zip(distances, first, parts, strict=True)
         return torch.stack([max_min(matrix, k, start, w) for matrix, start, w in each])
     return greedy_order(_Farthest(_row_of(distances), first, weights), k)
+
+
+def _on_the_host(distances: Tensor, k: int, first: Tensor, weights: Tensor | None) -> Tensor:
+    from .small import farthest  # imports numpy
+
+    if distances.ndim == 3:
+        return farthest(distances, first, weights, k)
+    return farthest(distances[None], first[None], None if weights is None else weights[None], k)[0]
 
 
 def _row_of(matrix: Tensor) -> Distances:

@@ -1,4 +1,4 @@
-"""Pivoted selection over a batch of small images on a CPU, in one loop for all of them.
+"""Selection over a batch of small images on a CPU, in one loop for all of them.
 
 A step is some twenty operations on arrays [B, N], whatever B is. On arrays this small a call costs
 more than what it computes, and calls of numpy cost a third of torch's. What rounds (products, sums)
@@ -134,3 +134,23 @@ def _made(dtype: torch.dtype, *shape: int) -> NDArray[np.floating]:
 
 def _numpy(dtype: torch.dtype) -> type[np.floating]:
     return np.float64 if dtype == torch.float64 else np.float32
+
+
+def farthest(distances: Tensor, first: Tensor, weights: Tensor | None, k: int) -> Tensor:
+    """Picks [B, k] of `max_min` over matrices [B, N, N] on a CPU; first and weights are [B, N]."""
+    matrix, value = distances.numpy(), first.numpy().copy()
+    scale = None if weights is None else weights.numpy()
+    images = np.arange(len(value))
+    nearest = np.full_like(value, np.inf)
+    gone = np.zeros_like(value)  # -inf: picked
+    order = np.empty((k, len(value)), np.int64)
+    for t in range(k):
+        pick = value.argmax(1, out=order[t])
+        np.minimum(nearest, matrix[images, pick], out=nearest)
+        gone[images, pick] = -np.inf
+        if scale is None:
+            np.add(nearest, gone, out=value)
+        else:
+            np.multiply(nearest, scale, out=value)
+            value += gone
+    return torch.from_numpy(np.ascontiguousarray(order.T))
