@@ -122,12 +122,12 @@ demo: .venv-demo/.page ## the web page, on this machine alone
 .PHONY: bench-selection
 bench-selection: export OMP_NUM_THREADS = 1
 bench-selection: .venv/.core ## time of the selection against one matrix product, on one core
-	.venv/bin/python bench/selection.py
+	.venv/bin/python -m bench.selection
 
 .PHONY: bench-methods
 bench-methods: export OMP_NUM_THREADS = 1
 bench-methods: .venv/.core ## time of every method's selection against one matrix product
-	.venv/bin/python bench/methods.py
+	.venv/bin/python -m bench.methods
 
 .PHONY: docs
 docs: .venv/.core ## write docs/methods.md from the docstrings

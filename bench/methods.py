@@ -1,6 +1,6 @@
 """Time of every method's selection beside the product X @ X.T, fp32, on one core.
 
-    python bench/methods.py [--only NAME ...] [--json]
+    python -m bench.methods [--only NAME ...] [--json]
 
 Method and product are timed in turn. Attention, keys and encoder states are given, as the encoder
 has them anyway; the projector is that of LLaVA-1.5 with random weights. `downsample` is missing: it

@@ -1,7 +1,7 @@
 """Time and memory of select(X, k) against the product X @ X.T alone, fp32, on one core.
 
-    python bench/selection.py [--json]
-    python bench/selection.py --against CHECKOUT
+    python -m bench.selection [--json]
+    python -m bench.selection --against CHECKOUT
 
 The second form compares batches with the `select` of another checkout instead, interleaved.
 
@@ -21,9 +21,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import older
 import torch
 
+from bench import older
 from sparevlm.selection import select
 from sparevlm.selection.products import products_for
 from sparevlm.speed.memory import LiveBytes

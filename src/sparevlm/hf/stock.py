@@ -153,15 +153,18 @@ def cached_keys(cache: Any, layer: int) -> Tensor:
     return keys
 
 
-def row_keys(cache: Any, column: int) -> Tensor | None:
-    """Some keys [B, 8] of one column of the last layer of a cache; None where it has them not."""
+def row_keys(cache: Any, column: int) -> tuple[int, Tensor] | None:
+    """Some keys [B, 8] of one column of the last layer of a cache, and the column, from the front.
+
+    A negative one counts from the end; None where the layer has no such keys.
+    """
     layers = getattr(cache, "layers", None)
     keys = getattr(layers[-1], "keys", None) if layers else None
     if not isinstance(keys, Tensor) or keys.ndim != 4 or has_fixed_length(cache):
         return None
-    if keys.shape[2] <= column or not -keys.shape[2] <= column:
+    if not -keys.shape[2] <= column < keys.shape[2]:
         return None
-    return keys[:, 0, column, :8].detach().clone()
+    return column % keys.shape[2], keys[:, 0, column, :8].detach().clone()
 
 
 def cache_bytes(cache: Any) -> int:

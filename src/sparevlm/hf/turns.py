@@ -104,10 +104,7 @@ def recall(cache: Any) -> Memory | None:
 
 def mark_rows(cache: Any, column: int) -> None:
     """Note what tells the rows of a cache apart: keys of its last layer, of one column."""
-    keys = row_keys(cache, column)
-    if column < 0 and keys is not None:  # from the end, where layers differ
-        column += cache.layers[-1].keys.shape[2]
-    setattr(cache, _MARKS, (column, keys))
+    setattr(cache, _MARKS, row_keys(cache, column))
 
 
 def check_rows(cache: Any) -> None:
@@ -115,8 +112,8 @@ def check_rows(cache: Any) -> None:
 
     Rows that follow each other may stand for one, as beams do.
     """
-    column, marks = getattr(cache, _MARKS, (0, None))
-    now = None if marks is None else row_keys(cache, column)
+    column, marks = getattr(cache, _MARKS, None) or (0, None)
+    now = None if marks is None else (row_keys(cache, column) or (0, None))[1]
     if marks is None or now is None or len(now) % len(marks):
         return
     known = marks.to(now.device).repeat_interleave(len(now) // len(marks), 0).float()

@@ -20,7 +20,13 @@ from .checks import (
     working_dtype,
 )
 from .greedy import Gain, run_greedy
-from .products import Products, full_precision, prefer_gram, products_for
+from .products import (
+    Products,
+    full_precision,
+    prefer_gram,
+    prefer_gram_of_small,
+    products_for,
+)
 from .result import Selection, as_selection, fill_up
 
 if TYPE_CHECKING:
@@ -173,6 +179,8 @@ def _is_small(images: Tensor) -> bool:
 
 
 def _wants_gram(images: Tensor, k: int) -> bool:
+    if _is_small(images):
+        return prefer_gram_of_small(images.shape[1], images.shape[2], k)
     return prefer_gram(images.shape[1], k, working_dtype(images), images.device)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .result import fill_up
 
-_PAD = 32  # entries; rows of every image start alike, so that products round alike
+_PAD = 32  # entries; twins must round alike, wherever they lie
 
 
 class SmallRun:
@@ -46,20 +46,19 @@ class SmallRun:
         dtype = rows[0].dtype
         total, n = norms.shape
         self._norms, self._near = norms, np.asarray(near, _numpy(dtype))
-        self._rows = [x.numpy() for x in rows]
-        self._weights = [None if w is None else w.numpy() for w in weights]
+        self._rows, self._weights = rows, weights
         self._value: NDArray[np.floating] = norms.to(dtype).square().numpy()
         self._floor = floor * self._value.max(1)
         self._gram: NDArray[np.floating] | None = None
         if gram:
             self._gram = _made(dtype, total, n, n)
-            for x, product, w in zip(self._rows, self._gram, self._weights, strict=True):
-                np.matmul(x, x.T, out=product)
+            for x, product, w in zip(rows, torch.from_numpy(self._gram), weights, strict=True):
+                torch.mm(x, x.T, out=product)
                 if w is not None:
-                    product *= w
-                    product *= w[:, None]
-        width = math.ceil(n / _PAD) * _PAD
-        self._factor = _made(dtype, total, k, width)[..., :n]
+                    product.mul_(w).mul_(w[:, None])
+        # Zeros behind the last token: no remainder, of which products might round otherwise.
+        self._factor = _made(dtype, total, k, math.ceil(n / _PAD) * _PAD)
+        self._factor[..., n:] = 0
         self._order = np.zeros((k, total), np.int64)
         self._rank = np.zeros(total, np.int64)
         self._energy = _made(dtype, k + 1, total)
@@ -93,19 +92,20 @@ class SmallRun:
 
     def _column(self, t: int, pick: NDArray[np.int64]) -> NDArray[np.floating]:
         """Row t of the factors [B, N], but for its scale."""
-        new = self._factor[:, t]
+        new = self._factor[:, t, : self._norms.shape[1]]
         if self._gram is not None:
             new[:] = self._gram[self._images, pick]
         else:
-            for x, w, at, out in zip(self._rows, self._weights, pick, new, strict=True):
+            outs = torch.from_numpy(new).unbind()
+            for x, w, at, out in zip(self._rows, self._weights, pick.tolist(), outs, strict=True):
                 if w is None:
-                    np.matmul(x, x[at], out=out)
+                    torch.mv(x, x[at], out=out)
                 else:
-                    np.matmul(x, x[at] * w[at], out=out)
-                    out *= w
+                    torch.mv(x, x[at] * w[at], out=out).mul_(w)
         if t:
             past = self._factor[:, :t]
-            new -= np.matmul(past[self._images, :, pick][:, None], past)[:, 0]
+            lost = np.matmul(past[self._images, :, pick][:, None], past)[:, 0]
+            new -= lost[:, : new.shape[1]]
         return new
 
     def _relative(self, t: int | slice) -> NDArray[np.floating]:

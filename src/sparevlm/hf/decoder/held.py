@@ -75,8 +75,8 @@ class Call:
         `left` of each layer that ran.
     again : bool
         Whether gradient checkpointing will run the present layer again, with its hooks.
-    cache
-        What the layers are given, or None.
+    held_in
+        The cache that the layers are given, or None.
     whole
         A cache that tells one length for all layers while the call lasts, or None.
     """
@@ -92,7 +92,7 @@ class Call:
     taken: dict[int, Taken] = field(default_factory=dict)
     lefts: list[Tensor | None] = field(default_factory=list)
     again: bool = False
-    cache: Any = None
+    held_in: Any = None
     whole: Any = None
 
 

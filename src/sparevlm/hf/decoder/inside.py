@@ -203,8 +203,8 @@ class Inside(Attached):
         if call is None:
             return
         stock.tell_true_lengths(call.whole)
-        if call.cache is not None and not call.past and is_shorter(call.cache):
-            mark_rows(call.cache, -1)
+        if call.held_in is not None and not call.past and is_shorter(call.held_in):
+            mark_rows(call.held_in, -1)
         if call.pictures and output is not None:
             self.report = self._reports(call)
 
@@ -285,7 +285,7 @@ class Inside(Attached):
 
     def _begin(self, call: Call, cache: Any, hidden: Tensor) -> None:
         """At the first layer: what the cache holds, and whether it is of a kind that can shrink."""
-        call.past, call.cache = stock.cached_tokens(cache), cache
+        call.past, call.held_in = stock.cached_tokens(cache), cache
         if call.past and is_shorter(cache):
             check_rows(cache)
         if cache is not None:
