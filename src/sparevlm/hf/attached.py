@@ -85,7 +85,7 @@ class Attached(ABC):
 
     @property
     @abstractmethod
-    def given(self) -> int:
+    def prompt_length(self) -> int:
         """Columns of the `input_ids` of the present thread's last call."""
 
     def take(self, values: Tensor, fill: float = 0) -> Tensor:
@@ -111,11 +111,11 @@ class Attached(ABC):
         if self.columns is None:
             raise ValueError("there was no call with input_ids yet: call the model first")
         columns = self.columns.to(values.device)
-        if values.ndim < 2 or list(values.shape[:2]) != [len(columns), self.given]:
+        wanted = [len(columns), self.prompt_length]
+        if values.ndim < 2 or list(values.shape[:2]) != wanted:
             raise ValueError(
                 f"a tensor of shape {list(values.shape)} does not fit the last call, whose "
-                f"input_ids had the shape [{len(columns)}, {self.given}]: give one entry for each "
-                "of them"
+                f"input_ids had the shape {wanted}: give one entry for each of them"
             )
         rest = (1,) * (values.ndim - 2)
         index = columns.clamp(min=0).view(*columns.shape, *rest)

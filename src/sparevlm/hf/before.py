@@ -98,7 +98,7 @@ class Handle(Attached):
         return getattr(self._local, "seen", _NOTHING)[1]
 
     @property
-    def given(self) -> int:
+    def prompt_length(self) -> int:
         """See `Attached`."""
         return getattr(self._local, "seen", _NOTHING)[2]
 

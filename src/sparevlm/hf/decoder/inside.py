@@ -132,9 +132,9 @@ class Inside(Attached):
         return self._before.attention_mask
 
     @property
-    def given(self) -> int:
+    def prompt_length(self) -> int:
         """See `Attached`."""
-        return self._before.given
+        return self._before.prompt_length
 
     @property
     def _call(self) -> Call | None:
