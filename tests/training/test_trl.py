@@ -148,3 +148,18 @@ def test_a_step_of_grpo(tmp_path, method):
         assert handle.report
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses and all(map(torch.isfinite, map(torch.tensor, losses)))
+
+
+def test_label_smoothing_says_that_lengths_differ(tmp_path):
+    """It compares labels of the whole prompt with fewer logits itself: an error, no wrong loss."""
+    setup = lora(tiny())
+    trainer = sft(setup, tmp_path, label_smoothing_factor=0.1)
+    batch = trainer.data_collator(ROWS)
+    with METHODS[0](trainer.model) as handle:
+        with pytest.raises(RuntimeError, match="Size does not match"):
+            trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=9)
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        outputs = trainer.model(**inputs)
+        labels = handle.take(batch["labels"], fill=-100)
+        loss = trainer.label_smoother(outputs, labels, shift_labels=True)
+    assert bool(loss.isfinite())
