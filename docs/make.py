@@ -8,6 +8,8 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+from sparevlm.commands import known
+from sparevlm.commands.listings import described_methods
 from sparevlm.hf import family_facts
 from sparevlm.hf.supported import REASONS
 from sparevlm.methods import PruningMethod, list_methods, method_class, works_with
@@ -149,3 +151,4 @@ def models_text() -> str:
 if __name__ == "__main__":
     TARGET.write_text(text())
     TARGET.with_name("models.md").write_text(models_text())
+    known.PATH.write_text(known.written(described_methods()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import torch
 from PIL import Image
 from transformers import BertConfig, BertModel, BlipConfig, BlipForConditionalGeneration
 
+import sparevlm
 from sparevlm import cli, hf, list_methods
 from sparevlm.commands import listings
 from sparevlm.pocket.model import make_processor, make_tokenizer
@@ -505,6 +507,41 @@ def test_methods(capsys):
     assert "separate query and key projections (CLIP, SigLIP)" in out
     assert found["visionzip"]["merges"] and not found["random"]["works_with"]
     assert "guidance='anti'" in out and "sparevlm.RandomTokens" in out
+
+
+LISTED = """
+import json, sys
+from sparevlm import cli
+assert cli.main(sys.argv[1:]) == 0
+heavy = [name for name in ("torch", "transformers", "sparevlm.methods") if name in sys.modules]
+print(json.dumps(heavy), file=sys.stderr)
+"""
+
+
+def listed(*words: str, env=None):
+    """What a command says in a process of its own, and what it had to import."""
+    done = subprocess.run(
+        [sys.executable, "-c", LISTED, *words], capture_output=True, text=True, check=True, env=env
+    )
+    return done.stdout, json.loads(done.stderr.splitlines()[-1])
+
+
+@pytest.mark.parametrize("words", [["methods"], ["methods", "--json"], ["models"]], ids=" ".join)
+def test_a_listing_imports_no_torch(words, capsys):
+    said, imported = listed(*words)
+    assert imported == []
+    assert cli.main(words) == 0
+    assert said == capsys.readouterr().out
+
+
+def test_a_listing_of_other_sources_reads_the_classes(tmp_path):
+    """A method was dropped in, or changed: what is written down does not count."""
+    package = Path(sparevlm.__file__).parent
+    shutil.copytree(package, tmp_path / "sparevlm", ignore=shutil.ignore_patterns("weights"))
+    path = tmp_path / "sparevlm" / "methods" / "uniform_grid.py"
+    path.write_text(path.read_text().replace('= "uniform"', '= "uniform-of-mine"'))
+    said, imported = listed("methods", env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    assert "uniform-of-mine: " in said and "torch" in imported
 
 
 def test_models(capsys):

@@ -15,6 +15,8 @@ import torch
 
 import sparevlm
 from sparevlm import cli
+from sparevlm.commands import known
+from sparevlm.commands.listings import described_methods
 from sparevlm.evaluation.published import published
 from sparevlm.families import FAMILIES, Family
 from sparevlm.methods import get_method, list_methods
@@ -29,6 +31,10 @@ def test_methods():
     assert (DOCS / "methods.md").read_text() == made, "run make docs"
     for name in list_methods():
         assert f"\n## {name}\n" in made
+
+
+def test_known_methods():
+    assert known.PATH.read_text() == known.written(described_methods()), "run make docs"
 
 
 def test_models():

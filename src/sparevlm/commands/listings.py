@@ -7,6 +7,7 @@ import json
 from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any
 
+from sparevlm.commands.known import known_methods
 from sparevlm.commands.terminal import one_line, table
 
 if TYPE_CHECKING:
@@ -25,9 +26,7 @@ def add_listings(commands: Any) -> None:
 
 
 def _methods(args: argparse.Namespace) -> str:
-    from sparevlm.methods import list_methods, method_class
-
-    methods = [_describe(method_class(name)) for name in list_methods(inside=None)]
+    methods = known_methods() or described_methods()
     if args.json:
         return json.dumps(methods)
     blocks = []
@@ -45,6 +44,13 @@ def _methods(args: argparse.Namespace) -> str:
         ]
         blocks.append("\n".join([f"{facts['name']}: {facts['summary']}", *table(rows)]))
     return "\n\n".join(blocks)
+
+
+def described_methods() -> list[dict[str, Any]]:
+    """Facts of all methods, read off their classes."""
+    from sparevlm.methods import list_methods, method_class
+
+    return [_describe(method_class(name)) for name in list_methods(inside=None)]
 
 
 def _describe(cls: type[PruningMethod]) -> dict[str, Any]:
@@ -70,7 +76,7 @@ def _describe(cls: type[PruningMethod]) -> dict[str, Any]:
 
 
 def _models(args: argparse.Namespace) -> str:
-    from sparevlm.hf import family_facts
+    from sparevlm.families import family_facts
 
     families = family_facts()
     if args.json:
