@@ -52,9 +52,7 @@ class Pruned:
             part = self.arguments(kwargs, first, last)
             with self._questions.listening(any(i.settings.guided for i in items[first:last])):
                 encoded = self._encode(items[first].settings.method.name, part)
-            for place, features in enumerate(encoded):
-                arguments = self.arguments(part, place, place + 1)
-                kept.append(self._keep(items[first + place], features, arguments, place))
+            kept += self._keep(items[first:last], encoded, part)
         metrics.write()
         return kept
 
@@ -105,34 +103,64 @@ class Pruned:
         return features
 
     @torch.no_grad()
-    def _keep(
-        self, item: PrunedItem, features: Tensor, arguments: Mapping[str, Any], place: int
-    ) -> Tensor:
+    def _keep(self, items: list[PrunedItem], encoded: Any, part: Mapping[str, Any]) -> list[Tensor]:
+        """What `placed` makes of the kept rows of each picture; those alike are chosen together."""
         began = time.perf_counter()
-        settings, grid, plain = item.settings, self.grid(features, arguments), self.plain(features)
-        query = self._questions.query(settings, plain, place) if settings.guided else None
-        tokens = VisualTokens(plain, grid, self.candidates(features), query)
-        reduction = _reduced(settings.method, tokens, item.count)
-        if len(reduction.indices) != item.count or len(features) != item.total:
-            raise RuntimeError(
-                f"sparevlm kept {len(reduction.indices)} of {len(features)} tokens where the "
-                f"prompt has room for {item.count} of {item.total}: please report the model and "
-                "the size of the picture"
-            )
-        rows = features[reduction.indices]
-        if reduction.features is not None:
-            rows = torch.cat([reduction.features, rows[:, plain.shape[1] :]], 1)
-        metrics.count_seconds("selection", settings.method.name, time.perf_counter() - began)
-        return self.placed(item, rows, reduction.indices, grid)
+        grids, tokens = [], []
+        for place, (item, features) in enumerate(zip(items, encoded, strict=True)):
+            settings, plain = item.settings, self.plain(features)
+            grids.append(self.grid(features, self.arguments(part, place, place + 1)))
+            query = self._questions.query(settings, plain, place) if settings.guided else None
+            tokens.append(VisualTokens(plain, grids[-1], self.candidates(features), query))
+        reductions = _together([item.settings.method for item in items], tokens, items)
+        kept = []
+        for item, features, seen, reduction, grid in zip(
+            items, encoded, tokens, reductions, grids, strict=True
+        ):
+            if len(reduction.indices) != item.count or len(features) != item.total:
+                raise RuntimeError(
+                    f"sparevlm kept {len(reduction.indices)} of {len(features)} tokens where the "
+                    f"prompt has room for {item.count} of {item.total}: please report the model "
+                    "and the size of the picture"
+                )
+            rows = features[reduction.indices]
+            if reduction.features is not None:
+                rows = torch.cat([reduction.features, rows[:, seen.features.shape[1] :]], 1)
+            kept.append(self.placed(item, rows, reduction.indices, grid))
+        seconds = (time.perf_counter() - began) / max(len(items), 1)
+        for item in items:
+            metrics.count_seconds("selection", item.settings.method.name, seconds)
+        return kept
+
+
+def _together(
+    methods: list[PruningMethod], tokens: list[VisualTokens], items: list[PrunedItem]
+) -> list[Reduction]:
+    """What each method keeps of its picture: pictures of one method in one call."""
+    reductions: dict[int, Reduction] = {}
+    for method in dict.fromkeys(methods):
+        mine = [i for i, other in enumerate(methods) if other == method]
+        try:
+            found = method.reduce_together([tokens[i] for i in mine])
+            for i, reduction in zip(mine, found, strict=True):
+                _check(reduction, tokens[i], method)
+            reductions |= dict(zip(mine, found, strict=True))
+        except ValueError:  # of one of them: the others are as they would be
+            reductions |= {i: _reduced(method, tokens[i], items[i].count) for i in mine}
+    return [reductions[i] for i in range(len(tokens))]
+
+
+def _check(reduction: Reduction, tokens: VisualTokens, method: PruningMethod) -> None:
+    who = type(method).__name__
+    check_form(reduction, tokens, who)
+    check_indices(reduction.indices, tokens, who)
 
 
 def _reduced(method: PruningMethod, tokens: VisualTokens, count: int) -> Reduction:
     """What the method keeps; a NaN, or a method that breaks its contract, ends no server."""
-    who = type(method).__name__
     try:
         reduction = method.reduce(tokens)
-        check_form(reduction, tokens, who)
-        check_indices(reduction.indices, tokens, who)
+        _check(reduction, tokens, method)
         return reduction
     except ValueError as error:
         log.warning("evenly spaced tokens were kept of a picture: %s", error)
