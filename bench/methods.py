@@ -10,13 +10,12 @@ runs the encoder again and selects nothing.
 import argparse
 import json
 import statistics
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import nn
 
+from bench.clock import milliseconds
 from sparevlm.encoder import Projector
 from sparevlm.methods import get_method, list_methods
 from sparevlm.tokens import Query, VisualTokens
@@ -67,12 +66,6 @@ def make_tokens(n: int, grid: tuple[int, int]) -> VisualTokens:
         encoder_keys=normal(n, HEADS, STATES // HEADS),
         projector=Projector(states, projector, normal(STATES)),
     )
-
-
-def milliseconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return (time.perf_counter() - start) * 1e3
 
 
 def measure(name: str, k: int, tokens: VisualTokens) -> Row:

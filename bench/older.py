@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import statistics
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from bench.clock import milliseconds
 
 # images, tokens, features, kept, and what share of the other's time is aimed at
 SHAPES = [
@@ -73,7 +75,8 @@ def table(mine: Callable[..., Any], other: Callable[..., Any]) -> str:
         first, second = other(rows, k), mine(rows, k)
         same = int((first.order == second.order).all(1).sum())
         pairs = [
-            (_milliseconds(other, rows, k), _milliseconds(mine, rows, k)) for _ in range(REPEATS)
+            [milliseconds(partial(select, rows, k)) for select in (other, mine)]
+            for _ in range(REPEATS)
         ]
         ratios = [here / there for there, here in pairs]
         theirs, ours = (statistics.median(part) for part in zip(*pairs, strict=True))
@@ -83,9 +86,3 @@ def table(mine: Callable[..., Any], other: Callable[..., Any]) -> str:
             f"({min(ratios):.2f} .. {max(ratios):.2f})   {target:.2f}   {same} of {b} orders alike"
         )
     return "\n".join(lines)
-
-
-def _milliseconds(select: Callable[..., Any], rows: torch.Tensor, k: int) -> float:
-    start = time.perf_counter()
-    select(rows, k)
-    return (time.perf_counter() - start) * 1e3

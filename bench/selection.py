@@ -16,14 +16,13 @@ buffers that the matrix library keeps for itself are not in it.
 import argparse
 import json
 import statistics
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
 from bench import older
+from bench.clock import milliseconds
 from sparevlm.selection import select
 from sparevlm.selection.products import products_for
 from sparevlm.speed.memory import LiveBytes
@@ -56,12 +55,6 @@ class Row:
     met: bool | None
     memory_mb: float
     products: str
-
-
-def milliseconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return (time.perf_counter() - start) * 1e3
 
 
 def measure(n: int, d: int, k: int, target: float | None) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,7 +17,7 @@ def write_whole(path: Path, data: bytes | str) -> None:
         If writing fails: it names `path`, which is as it was, and nothing is left beside it.
     """
     final = Path(os.path.realpath(path))
-    partial = final.with_name(f"{final.name}.partial")
+    partial = final.with_name(f".{final.name}.{secrets.token_hex(8)}.partial")  # nobody's file
     try:
         partial.write_bytes(data.encode() if isinstance(data, str) else data)
         partial.replace(final)

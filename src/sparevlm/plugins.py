@@ -8,6 +8,8 @@ from typing import Any
 
 from sparevlm.warning import warn
 
+METHODS = "sparevlm.methods"  # a class, or a module that defines some
+
 
 @functools.cache
 def offered(group: str) -> dict[str, Any]:

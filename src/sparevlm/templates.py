@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 _MARK = "\x01"  # before and after a token that is a mark
 
@@ -59,6 +60,9 @@ _ANY_MARK = re.compile(
 )
 _LIKE_A_MARK = re.compile(r"<.+>|\[.+\]")
 _TOOL = re.compile(rf"\s*{_MARK}?<tool_response>")
+
+
+_KNOWN: WeakKeyDictionary[Any, tuple[int, dict[int, str]]] = WeakKeyDictionary()
 
 
 def question_of(tokenizer: Any, ids: Iterable[int], templates: tuple[str, ...]) -> str:
@@ -112,7 +116,15 @@ def _marked(tokenizer: Any, ids: list[int]) -> str:
 
 
 def _marks(tokenizer: Any) -> dict[int, str]:
-    """Tokens that are no text, by id."""
+    """Tokens that are no text, by id; looked for once, and again when the vocabulary has grown."""
+    size = len(tokenizer)
+    known = _KNOWN.get(tokenizer)
+    if known is None or known[0] != size:
+        known = _KNOWN[tokenizer] = size, _find_marks(tokenizer)
+    return known[1]
+
+
+def _find_marks(tokenizer: Any) -> dict[int, str]:
     special = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=False)
     marks = {int(i): str(token) for i, token in special}
     for i, added in getattr(tokenizer, "added_tokens_decoder", {}).items():

@@ -61,8 +61,17 @@ def setup(request) -> Setup:
     torch.manual_seed(0)
     if request.param == "tiny":
         return Setup("tiny", calm(tiny_llava()), make_processor())
-    model, processor = load("pocket", dtype=torch.float64, device="cpu")
-    return Setup("pocket", model, processor)
+    return _pocket()
+
+
+@pytest.fixture(scope="module")
+def pocket() -> Setup:
+    """The pocket model alone, for tests of one file."""
+    return _pocket()
+
+
+def _pocket() -> Setup:
+    return Setup("pocket", *load("pocket", dtype=torch.float64, device="cpu"))
 
 
 @pytest.fixture

@@ -7,10 +7,9 @@ from importlib.metadata import version
 import pytest
 import torch
 
-from sparevlm.hf import load
 from sparevlm.methods import SPARE, DARTDecoder, FastV, PyramidDrop, SPAREDecoder, SparseVLM, Staged
 from tests.families.matrix import made
-from tests.hf.conftest import ONE, TEXT, TWO, Setup
+from tests.hf.conftest import ONE, TEXT, TWO
 
 METHODS = {
     "before": SPARE(10, guidance="none"),
@@ -22,12 +21,6 @@ METHODS = {
     "sparsevlm": SparseVLM(0.5, recycle=False),
     "staged": Staged(SPARE(20, guidance="none"), FastV(0.5, layer=1, average=False)),
 }
-
-
-@pytest.fixture(scope="module")
-def pocket():
-    model, processor = load("pocket", dtype=torch.float64, device="cpu")
-    return Setup("pocket", model, processor)
 
 
 def gradients(model, inputs, labels):

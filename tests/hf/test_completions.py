@@ -48,6 +48,14 @@ def with_completions(setup, prompts=PROMPTS, words=WORDS):
     return whole, mask, singles
 
 
+def labels_of(whole, mask):
+    """The completions' own ids, -100 elsewhere."""
+    n = mask.shape[1]
+    labels = torch.full_like(whole["input_ids"], -100)
+    labels[:, -n:][mask != 0] = whole["input_ids"][:, -n:][mask != 0]
+    return labels
+
+
 @pytest.mark.parametrize("method", METHODS, ids=IDS)
 def test_log_probabilities_of_completions(setup, method):
     whole, mask, singles = with_completions(setup)
@@ -100,9 +108,7 @@ def test_loss_and_gradients_of_a_training_step(tiny, method):
 def test_labels_and_logits_in_one_call(setup, method):
     """With `labels` stock cuts nothing; the loss is over the same labels."""
     whole, mask, _ = with_completions(setup)
-    n = mask.shape[1]
-    labels = torch.full_like(whole["input_ids"], -100)
-    labels[:, -n:][mask != 0] = whole["input_ids"][:, -n:][mask != 0]
+    labels = labels_of(whole, mask)
     with torch.no_grad(), method(setup.model) as handle:
         out = setup.model(**whole, labels=labels)
         own = handle.take(labels, fill=-100)
@@ -156,9 +162,7 @@ def test_families(name, inside):
 def test_labels_that_are_shifted_already(setup, method):
     """As trainers give them that split sequences over devices."""
     whole, mask, _ = with_completions(setup)
-    n = mask.shape[1]
-    labels = torch.full_like(whole["input_ids"], -100)
-    labels[:, -n:][mask != 0] = whole["input_ids"][:, -n:][mask != 0]
+    labels = labels_of(whole, mask)
     shifted = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
     with torch.no_grad(), method(setup.model):
         expected = setup.model(**whole, labels=labels).loss

@@ -12,9 +12,8 @@ import pytest
 import torch
 from transformers import CompileConfig, GenerationMixin, WatermarkingConfig
 
-from sparevlm.hf import load
 from sparevlm.methods import SPARE, FastV
-from tests.hf.conftest import ONE, SHORT, Setup
+from tests.hf.conftest import ONE, SHORT
 from tests.test_templates import chatml, tokenizer_of
 
 REPEATS = "USER: red star <image>\nblue circle red star ASSISTANT:"
@@ -48,12 +47,6 @@ SAMPLED = {"temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutof
            "top_h"}  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def pocket():
-    model, processor = load("pocket", dtype=torch.float64, device="cpu")
-    return Setup("pocket", model, processor)
-
-
 @pytest.fixture
 def made(monkeypatch):
     """The processors of each call, made anew: lists of a call's, by call."""
@@ -72,14 +65,13 @@ def made(monkeypatch):
                          ids=["before", "inside"])  # fmt: skip
 @pytest.mark.parametrize("name", SETTINGS)
 def test_scores(pocket, made, name, method):
-    setup = pocket
-    inputs = setup.inputs(REPEATS, SHORT)
+    inputs = pocket.inputs(REPEATS, SHORT)
     ids = inputs["input_ids"]
     options = {"do_sample": name in SAMPLED, "max_new_tokens": 5, name: SETTINGS[name]}
-    setup.model.generate(**inputs, **options)
+    pocket.model.generate(**inputs, **options)
     whole = made[-1]()
-    with method(setup.model):
-        out = setup.model.generate(
+    with method(pocket.model):
+        out = pocket.model.generate(
             **inputs,
             **options,
             output_scores=True,

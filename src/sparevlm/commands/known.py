@@ -13,13 +13,14 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from sparevlm.plugins import METHODS
+
 PATH = Path(__file__).with_name("known_methods.json")
-_GROUP = "sparevlm.methods"
 
 
 def known_methods() -> list[dict[str, Any]] | None:
     """What `sparevlm methods --json` prints, if that is known; else None."""
-    if "sparevlm.methods" in sys.modules or entry_points(group=_GROUP):
+    if "sparevlm.methods" in sys.modules or entry_points(group=METHODS):
         return None
     try:
         known = json.loads(PATH.read_text(encoding="utf-8"))

@@ -61,10 +61,7 @@ def remaining(keep: Tensor, mask: Tensor | None, side: Alignment) -> Columns:
     """
     real = keep
     if mask is not None:
-        seen = mask != 0
-        real = keep & (seen.cumsum(1) > 0)
-        if side != "behind":
-            real &= seen.flip(1).cumsum(1).flip(1) > 0
+        real = keep & ((mask != 0).cumsum(1) > 0 if side == "behind" else spanned(mask))
     lengths = real.sum(1)
     width = int(lengths.max())
     # A stable sort moves the real columns of a row together and leaves their order.
@@ -74,6 +71,12 @@ def remaining(keep: Tensor, mask: Tensor | None, side: Alignment) -> Columns:
         index = (~real).long().argsort(dim=1, stable=True)[:, :width]
     places = real.gather(1, index)
     return Columns(index, None if bool(places.all()) else places)
+
+
+def spanned(mask: Tensor) -> Tensor:
+    """True [B, L] from the first to the last column of each row that a mask shows."""
+    seen = mask != 0
+    return (seen.cumsum(1) > 0) & (seen.flip(1).cumsum(1).flip(1) > 0)
 
 
 def padding_side(mask: Tensor | None) -> Alignment:

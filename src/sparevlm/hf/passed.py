@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparevlm.hf.gather import spanned
 from sparevlm.hf.pruning import Pruning
 from sparevlm.hf.reading import Prompt, generation_setting
 
@@ -133,10 +134,8 @@ def _check_positions(positions: Tensor, prompt: Prompt, *, several: bool) -> Non
 
 def _hides_an_end(mask: Tensor, prompt: Prompt) -> bool:
     """Whether placeholders that are not cached lie in front of, or behind, all that is seen."""
-    seen = mask != 0
-    outside = (seen.cumsum(1) == 0) | (seen.flip(1).cumsum(1).flip(1) == 0)
     new = torch.arange(mask.shape[1]) >= prompt.start
-    return bool((outside & new & (prompt.types != 0)).any())
+    return bool((~spanned(mask) & new & (prompt.types != 0)).any())
 
 
 def _along(value: Tensor, rows: int, length: int) -> bool:

@@ -15,6 +15,7 @@ from sparevlm.hf.gather import (
     default_positions,
     padding_side,
     remaining,
+    spanned,
 )
 from sparevlm.hf.turns import Memory, Prefix
 
@@ -77,7 +78,8 @@ def shorten(
     if mask is not None or kept.real is not None:
         new_mask = kept.take(torch.ones_like(ids) if mask is None else mask, 0)
 
-    counted = _seen_at_all(mask) if side is None else mask
+    # Stock forward counts columns, holes of the mask among them.
+    counted = spanned(mask).long() if side is None and mask is not None else mask
     base = _positions(kwargs.get("position_ids"), ids, counted, prefix, axes)
     before = prefix.dropped if prefix else torch.zeros_like(ids[:, 0])
     lost = ~keep if seen is None else ~keep & (seen != 0)  # hidden ones have no position
@@ -121,14 +123,6 @@ def shorten(
         original=original,
     )
     return shorter, memory, columns + columns.ge(0) * start
-
-
-def _seen_at_all(mask: Tensor | None) -> Tensor | None:
-    """A mask without holes: stock forward counts columns, and not those that a mask shows."""
-    if mask is None:
-        return None
-    seen = mask != 0
-    return ((seen.cumsum(1) > 0) & (seen.flip(1).cumsum(1).flip(1) > 0)).long()
 
 
 def _told_mask(prefix: Prefix | None, ids: Tensor, mask: Tensor | None) -> Tensor | None:

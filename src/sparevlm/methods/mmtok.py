@@ -9,7 +9,7 @@ import torch
 
 from sparevlm.methods.picking import PickingMethod
 from sparevlm.methods.settings import check_number
-from sparevlm.selection import Cosines, checked_rows, is_held, max_coverage, unit_rows
+from sparevlm.selection import checked_rows, cosines, max_coverage, unit_rows
 from sparevlm.tokens import Reduction, VisualTokens
 
 
@@ -58,12 +58,6 @@ class MMTok(PickingMethod):
             alike = (texts @ patches.T / self.text_temperature).softmax(1).to(states)
             weights.insert(0, states.new_full((len(alike),), 1 / len(alike)))
             scores = alike.mean(0)
-        told = torch.cat(weights)
-        if is_held(states, told):
-            cover = ((states @ states.T) / self.vision_temperature).softmax(1)
-            cover = cover if alike is None else torch.cat([alike, cover])
-            order = max_coverage(cover, k, weights=told)
-        else:
-            pairs = Cosines(states, self.vision_temperature, alike)
-            order = max_coverage(pairs, k, weights=told, factor=states.new_ones(n))
+        cover = cosines(states, self.vision_temperature, alike)
+        order = max_coverage(cover, k, weights=torch.cat(weights))
         return Reduction.picked(order, scores=scores)

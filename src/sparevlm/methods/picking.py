@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -58,14 +58,17 @@ class PickingMethod(PruningMethod):
         return [self.pick(tokens, k) for tokens, k in zip(pictures, ks, strict=True)]
 
 
-def alike(features: Sequence[Tensor], ks: Sequence[int], *, pairs: bool = False) -> list[list[int]]:
-    """Places of pictures [N, D] with one shape and one budget, that together are not too large.
+def alike(
+    features: Sequence[Tensor], kinds: Sequence[Hashable], *, pairs: bool = False
+) -> list[list[int]]:
+    """Places of pictures [N, D] of one shape and one kind, that together are not too large.
 
-    `pairs`: matrices of all pairs of their tokens are held as well.
+    `kinds` tells apart what cannot go through one call, such as budgets. `pairs`: matrices of all
+    pairs of their tokens are held as well.
     """
     groups: dict[Any, list[list[int]]] = {}
-    for i, (rows, k) in enumerate(zip(features, ks, strict=True)):
-        key = rows.shape, rows.dtype, rows.device, k
+    for i, (rows, kind) in enumerate(zip(features, kinds, strict=True)):
+        key = rows.shape, rows.dtype, rows.device, kind
         bytes_held = rows.nbytes + (4 * len(rows) ** 2 if pairs else 0)
         room = max(1, _TOGETHER // max(bytes_held, 1))
         same = groups.setdefault(key, [[]])

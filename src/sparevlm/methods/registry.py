@@ -9,9 +9,7 @@ from typing import Any
 
 from sparevlm.budgets import Budget, is_integer, read_budget
 from sparevlm.methods.base import _REGISTRY, NEEDS, PruningMethod
-from sparevlm.plugins import offered
-
-GROUP = "sparevlm.methods"  # entry points: a class, or a module that defines some
+from sparevlm.plugins import METHODS, offered
 
 
 def works_with(cls: type[PruningMethod]) -> list[str]:
@@ -25,7 +23,7 @@ def _key(name: str) -> str:
 
 def _known() -> dict[str, type[PruningMethod]]:
     """All methods; those of other packages register themselves when their entry point is loaded."""
-    offered(GROUP)
+    offered(METHODS)
     return _REGISTRY
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from sparevlm.methods.picking import PickingMethod
 from sparevlm.methods.settings import check_number
-from sparevlm.selection import Cosines, checked_rows, is_held, max_coverage, unit_rows
+from sparevlm.selection import checked_rows, cosines, max_coverage, unit_rows
 from sparevlm.tokens import Reduction, VisualTokens
 
 
@@ -44,9 +44,5 @@ class SCOPE(PickingMethod):
         unit = unit_rows(tokens.states())
         saliency = tokens.attention().sum(0)
         factor = saliency.pow(self.alpha).to(unit.dtype)
-        if is_held(unit, factor):
-            order = max_coverage(unit @ unit.T, k, factor=factor)
-        else:
-            weights = factor.new_ones(len(unit))
-            order = max_coverage(Cosines(unit), k, weights=weights, factor=factor)
+        order = max_coverage(cosines(unit), k, factor=factor)
         return Reduction.picked(order, scores=saliency)

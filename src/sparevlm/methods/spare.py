@@ -66,8 +66,12 @@ class SPARE(PickingMethod):
 
     def pick(self, tokens: VisualTokens, k: int) -> Reduction:
         """See `PickingMethod.pick`."""
+        return self._picked(tokens, k, *self._compared(tokens))
+
+    def _picked(
+        self, tokens: VisualTokens, k: int, similarity: Tensor | None, weights: Tensor | None
+    ) -> Reduction:
         features = unit_rows(tokens.features) if self.normalize else tokens.features
-        similarity, weights = self._compared(tokens)
         budget = self.keep
         tol = budget.error if isinstance(budget, Residual) else 0.0
         selection = select(features, k, weights=weights, tol=tol)
@@ -85,24 +89,23 @@ class SPARE(PickingMethod):
             return super().pick_all(pictures, ks)
         reductions: dict[int, Reduction] = {}
         compared = [self._compared(tokens) for tokens in pictures]
-        for group in alike([tokens.features for tokens in pictures], ks):
-            for some in ([i for i in group if (compared[i][1] is None) == none] for none in (1, 0)):
-                if len(some) < 2:
-                    reductions |= {i: self.pick(pictures[i], ks[i]) for i in some}
-                    continue
-                rows = torch.stack([pictures[i].features for i in some])
-                rows = unit_rows(rows) if self.normalize else rows
-                weights = [w for i in some if (w := compared[i][1]) is not None]
-                selection = select(
-                    rows, ks[some[0]], weights=torch.stack(weights) if weights else None
+        kinds = [(k, weights is None) for k, (_, weights) in zip(ks, compared, strict=True)]
+        for group in alike([tokens.features for tokens in pictures], kinds):
+            if len(group) == 1:
+                (i,) = group
+                reductions[i] = self._picked(pictures[i], ks[i], *compared[i])
+                continue
+            rows = torch.stack([pictures[i].features for i in group])
+            rows = unit_rows(rows) if self.normalize else rows
+            weights = [w for i in group if (w := compared[i][1]) is not None]
+            selection = select(
+                rows, ks[group[0]], weights=torch.stack(weights) if weights else None
+            )
+            for i, order, residual in zip(group, selection.order, selection.residual, strict=True):
+                similarity, own = compared[i]
+                reductions[i] = Reduction.picked(
+                    order, scores=similarity, residual=residual, weights=own
                 )
-                for i, order, residual in zip(
-                    some, selection.order, selection.residual, strict=True
-                ):
-                    similarity, own = compared[i]
-                    reductions[i] = Reduction.picked(
-                        order, scores=similarity, residual=residual, weights=own
-                    )
         return [reductions[i] for i in range(len(pictures))]
 
     def _compared(self, tokens: VisualTokens) -> tuple[Tensor | None, Tensor | None]:

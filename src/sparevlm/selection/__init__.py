@@ -1,6 +1,6 @@
 """Choosing tokens that span the others: tensor algorithms that know no model, image or text."""
 
-from .coverage import Cosines, is_held, max_coverage
+from .coverage import cosines, max_coverage
 from .greedy import Gain, greedy_order, run_greedy
 from .greedy_css import greedy_css
 from .leverage import draw, leverage_scores, two_stage
@@ -22,7 +22,6 @@ from .suppression import suppress
 from .volume import volume_sample
 
 __all__ = [
-    "Cosines",
     "Distances",
     "Gain",
     "Selection",
@@ -30,12 +29,12 @@ __all__ = [
     "checked_rows",
     "cosine_distances",
     "cosine_distances_to",
+    "cosines",
     "draw",
     "euclidean_distances",
     "euclidean_distances_to",
     "greedy_css",
     "greedy_order",
-    "is_held",
     "leverage_scores",
     "max_coverage",
     "max_min",

@@ -7,9 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from . import rows as many
 from .checks import check_k
-from .greedy import Gain, greedy_order, in_one_launch
+from .greedy import Gain, greedy_order, in_one_launch, too_many_pairs
 from .rows import blocks
 
 _BLOCK = 32  # tokens whose gain is computed at once
@@ -19,6 +18,9 @@ class Similarity(Protocol):
     """Of M targets and N tokens, where the matrix of them is too large to be held."""
 
     shape: tuple[int, int]
+
+    def new_ones(self, n: int) -> Tensor:
+        """Ones [n] in their dtype."""
 
     def columns(self, tokens: Tensor | slice) -> Tensor:
         """Similarities of some tokens: [n, M], float."""
@@ -80,25 +82,13 @@ class _Coverage(Gain):
         self._fresh.index_fill_(0, pick, True)
 
 
-class Cosines:
-    """Cosines of all pairs of rows, made when they are needed.
+class _Cosines:
+    """What `cosines` gives where it is made when it is needed."""
 
-    Parameters
-    ----------
-    unit : Tensor [N, D], float
-        Rows of length 1.
-    temperature : float or None
-        Cosines are divided by it, and their softmax over the tokens is taken, for each target;
-        None: they are taken as they are.
-    above : Tensor [m, N] or None
-        Similarities of other targets, in front.
-    """
-
-    def __init__(
-        self, unit: Tensor, temperature: float | None = None, above: Tensor | None = None
-    ) -> None:
+    def __init__(self, unit: Tensor, temperature: float | None, above: Tensor | None) -> None:
         n = len(unit)
         self.shape = (n + (0 if above is None else len(above)), n)
+        self.new_ones = unit.new_ones
         self._unit, self._temperature, self._above = unit, temperature, above
         self._totals: Tensor | None = None
         if temperature is not None:
@@ -113,12 +103,32 @@ class Cosines:
         return alike if self._above is None else torch.cat([self._above[:, tokens].T, alike], 1)
 
 
-def is_held(rows: Tensor, like: Tensor) -> bool:
-    """Whether the similarities of all pairs of `rows` [N, D] are best held as one matrix.
+def cosines(
+    unit: Tensor, temperature: float | None = None, above: Tensor | None = None
+) -> Tensor | Similarity:
+    """Cosines of all pairs of rows, for `max_coverage`.
 
-    `like`: what else a kernel would get.
+    Parameters
+    ----------
+    unit : Tensor [N, D], float
+        Rows of length 1.
+    temperature : float or None
+        Cosines are divided by it, and their softmax over the tokens is taken, for each target;
+        None: they are taken as they are.
+    above : Tensor [m, N] or None
+        Similarities of other targets, in front.
+
+    Returns
+    -------
+    Tensor [m + N, N], or Similarity
+        Of more rows than `rows.LARGE`, where no kernel runs the loop, made when they are needed.
     """
-    return len(rows) <= many.LARGE or in_one_launch(rows, like)
+    if too_many_pairs(unit):
+        return _Cosines(unit, temperature, above)
+    pairs = unit @ unit.T
+    if temperature is not None:
+        pairs = (pairs / temperature).softmax(1)
+    return pairs if above is None else torch.cat([above, pairs])
 
 
 @torch.no_grad()
@@ -138,8 +148,7 @@ def max_coverage(
     Parameters
     ----------
     similarity : Tensor [M, N], float, or Similarity
-        Of M targets and N tokens. A `Similarity` makes them when they are needed, again and again;
-        `weights` and `factor` are needed then.
+        Of M targets and N tokens. A `Similarity` makes them when they are needed, again and again.
     k : int
         How many to pick; ``k >= N`` picks all N.
     weights : Tensor [M], optional
@@ -164,13 +173,8 @@ def max_coverage(
     functions, Mathematical Programming 14, 1978; Minoux, Accelerated greedy algorithms, 1978.
     """
     targets, n = similarity.shape
-    if isinstance(similarity, Tensor):
-        weights = similarity.new_ones(targets) if weights is None else weights
-        factor = similarity.new_ones(n) if factor is None else factor
-    if weights is None or factor is None:
-        raise ValueError(
-            "similarities that are not held need weights [M] and factor [N]: give both"
-        )
+    weights = similarity.new_ones(targets) if weights is None else weights
+    factor = similarity.new_ones(n) if factor is None else factor
     k = min(check_k(k), n)
     if not isinstance(similarity, Tensor):
         return greedy_order(_Coverage(similarity, weights, factor, start), k)

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from sparevlm.kernels import usable
 
+from . import rows as many
+
 
 class Gain(ABC):
     """What a greedy selector maximises at each step, and how a pick changes it.
@@ -75,6 +77,11 @@ def greedy_order(gain: Gain, k: int) -> Tensor:
     order = torch.zeros(k, 1, dtype=torch.int64, device=gain.value.device)
     picked = run_greedy(gain, order, 0, k)
     return order[:picked, 0]
+
+
+def too_many_pairs(rows: Tensor) -> bool:
+    """Whether all pairs of rows [N, D] are too many for a matrix, and no kernel would want it."""
+    return len(rows) > many.LARGE and not in_one_launch(rows)
 
 
 def in_one_launch(matrix: Tensor, *vectors: Tensor) -> bool:

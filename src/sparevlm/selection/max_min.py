@@ -7,10 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import rows as many
 from .checks import check_k
-from .greedy import Gain, greedy_order, in_one_launch
-from .rows import checked_rows, unit_rows
+from .greedy import Gain, greedy_order, in_one_launch, too_many_pairs
+from .rows import blocks, checked_rows, unit_rows
 
 Distances = Callable[[Tensor], Tensor]  # token [1] -> distances [N] of all tokens to it
 
@@ -99,7 +98,7 @@ def cosine_distances(features: Tensor) -> Tensor | Distances:
     loop.
     """
     unit = unit_rows(features)
-    if len(unit) > many.LARGE and not in_one_launch(unit):
+    if too_many_pairs(unit):
         return cosine_distances_to(features)
     return (unit @ unit.T).neg_().add_(1)
 
@@ -112,7 +111,7 @@ def nearest_others(features: Tensor, distances: Tensor | Distances) -> Tensor:
     if isinstance(distances, Tensor):
         return _second(distances)
     unit = unit_rows(features)
-    parts = (_second((unit[some] @ unit.T).neg_().add_(1)) for some in many.blocks(len(unit)))
+    parts = (_second((unit[some] @ unit.T).neg_().add_(1)) for some in blocks(len(unit)))
     return torch.cat(list(parts))
 
 

@@ -16,7 +16,7 @@ from sparevlm.serving import metrics
 from sparevlm.serving.item import PrunedItem
 from sparevlm.serving.question import Questions
 from sparevlm.serving.settings import KEY
-from sparevlm.tokens import Reduction, VisualTokens, check_form, check_indices
+from sparevlm.tokens import Reduction, VisualTokens, check_reduction
 
 log = logging.getLogger("vllm.sparevlm")
 
@@ -112,7 +112,7 @@ class Pruned:
             grids.append(self.grid(features, self.arguments(part, place, place + 1)))
             query = self._questions.query(settings, plain, place) if settings.guided else None
             tokens.append(VisualTokens(plain, grids[-1], self.candidates(features), query))
-        reductions = _together([item.settings.method for item in items], tokens, items)
+        reductions = _together(items, tokens)
         kept = []
         for item, features, seen, reduction, grid in zip(
             items, encoded, tokens, reductions, grids, strict=True
@@ -133,34 +133,27 @@ class Pruned:
         return kept
 
 
-def _together(
-    methods: list[PruningMethod], tokens: list[VisualTokens], items: list[PrunedItem]
-) -> list[Reduction]:
-    """What each method keeps of its picture: pictures of one method in one call."""
+def _together(items: list[PrunedItem], tokens: list[VisualTokens]) -> list[Reduction]:
+    """What each item's method keeps of its picture: pictures of one method in one call."""
     reductions: dict[int, Reduction] = {}
+    methods = [item.settings.method for item in items]
     for method in dict.fromkeys(methods):
         mine = [i for i, other in enumerate(methods) if other == method]
         try:
             found = method.reduce_together([tokens[i] for i in mine])
             for i, reduction in zip(mine, found, strict=True):
-                _check(reduction, tokens[i], method)
+                check_reduction(reduction, tokens[i], type(method).__name__)
             reductions |= dict(zip(mine, found, strict=True))
         except ValueError:  # of one of them: the others are as they would be
             reductions |= {i: _reduced(method, tokens[i], items[i].count) for i in mine}
     return [reductions[i] for i in range(len(tokens))]
 
 
-def _check(reduction: Reduction, tokens: VisualTokens, method: PruningMethod) -> None:
-    who = type(method).__name__
-    check_form(reduction, tokens, who)
-    check_indices(reduction.indices, tokens, who)
-
-
 def _reduced(method: PruningMethod, tokens: VisualTokens, count: int) -> Reduction:
     """What the method keeps; a NaN, or a method that breaks its contract, ends no server."""
     try:
         reduction = method.reduce(tokens)
-        _check(reduction, tokens, method)
+        check_reduction(reduction, tokens, type(method).__name__)
         return reduction
     except ValueError as error:
         log.warning("evenly spaced tokens were kept of a picture: %s", error)
