@@ -99,6 +99,22 @@ def test_generate(attached):
         attached.model.generate(**attached.inputs, token_healing=True)
 
 
+def test_generate_in_a_later_turn(setup):
+    """Whose prompt is words, behind a picture that was pruned."""
+    inputs = setup.inputs(ONE)
+    with METHODS[0](setup.model):
+        first = setup.model.generate(**inputs, max_new_tokens=2, return_dict_in_generate=True)
+        ids = torch.cat([first.sequences, setup.ids("is it red ?")], 1)
+        turn = {
+            "input_ids": ids,
+            "attention_mask": torch.ones_like(ids),
+            "past_key_values": first.get("cache") or first.get("past_key_values"),
+        }
+        with pytest.raises(ValueError, match=r"^custom_generate would see the pruned prompt"):
+            setup.model.generate(**turn, custom_generate=lambda *a, **k: None)
+        assert setup.model.generate(**turn, max_new_tokens=2).shape[1] > ids.shape[1]
+
+
 def test_what_has_no_axis_of_the_prompt_passes(setup):
     inputs = setup.inputs(ONE, SHORT)
     with torch.no_grad(), METHODS[0](setup.model):

@@ -22,7 +22,7 @@ from sparevlm.hf.passed import check_generate
 from sparevlm.hf.prune import Shrunk, shrink
 from sparevlm.hf.pruning import Pruning
 from sparevlm.hf.reading import generation_setting, uses_cache
-from sparevlm.hf.turns import Memory, remember
+from sparevlm.hf.turns import Memory, recall, remember
 from sparevlm.hf.whole import WholePrompt
 from sparevlm.report import Report
 
@@ -140,7 +140,8 @@ class Handle(Attached):
         if ids is None:
             return self._inside(self._shrink(named, side="left", whole=True).kwargs)
         arguments = {name: value for name, value in named.items() if value is not None}
-        if self._pruning.drops and any(modality.pixels in arguments for modality in MODALITIES):
+        pictures = any(modality.pixels in arguments for modality in MODALITIES)
+        if (pictures and self._pruning.drops) or recall(stock.cache_of(arguments)) is not None:
             check_generate(self._model, arguments)
         guessed = {} if "attention_mask" in arguments else self._padding_mask(ids, arguments)
         shrunk = self._shrink(arguments | guessed, side="left", whole=True)
