@@ -46,3 +46,63 @@ def divprune(features: Tensor, k: int) -> Tensor:
             nearest = distances.index_select(0, picks[:t]).amin(0)
         picks[t] = nearest.argmax()
     return picks
+
+
+def mmtok(features: Tensor, states: Tensor, texts: Tensor, k: int) -> Tensor:
+    """MMTok: maximum coverage, all gains computed anew each step.
+
+    features [N, D], encoder states [N, C] and texts [M, D] give k indices.
+    """
+    def unit(rows: Tensor) -> Tensor:
+        return rows / rows.norm(dim=-1, keepdim=True).clamp(min=1e-8)
+
+    seen = unit(states)
+    texts_cover = (unit(texts) @ unit(features).T / 0.02).softmax(1) / len(texts)
+    picture_covers = 0.5 * (seen @ seen.T / 0.2).softmax(1) / len(states)
+    cover = torch.cat([texts_cover, picture_covers])
+    best = cover.new_zeros(len(cover))
+    gone = cover.new_zeros(len(states))
+    picks = torch.empty(k, dtype=torch.int64, device=features.device)
+    for t in range(k):
+        gains = (cover - best[:, None]).clamp_(min=0).sum(0) + gone
+        picks[t] = gains.argmax()
+        gone[picks[t]] = -torch.inf
+        best = torch.maximum(best, cover[:, picks[t]])
+    return picks
+
+
+def scope(states: Tensor, saliency: Tensor, k: int) -> Tensor:
+    """SCOPE: coverage times saliency, all gains computed anew each step, as a batch of one.
+
+    Encoder states [N, C] and saliency [N] give k indices.
+    """
+    unit = (states / states.norm(dim=-1, keepdim=True))[None]
+    cosines = torch.bmm(unit, unit.mT)
+    picked = torch.zeros(1, len(states), dtype=torch.bool, device=states.device)
+    best = cosines.new_zeros(1, len(states))
+    nothing = cosines.new_zeros(1)
+    picks = torch.empty(k, dtype=torch.int64, device=states.device)
+    for t in range(k):
+        gains = torch.maximum(nothing, cosines.masked_fill(picked[:, None], 0) - best[:, :, None])
+        values = (gains.sum(1) * saliency).masked_fill(picked, -torch.inf)
+        pick = values.argmax(1)
+        picks[t] = pick[0]
+        picked[0, pick] = True
+        best = torch.maximum(best, cosines[:, pick[0]])
+    return picks
+
+
+def vispruner(states: Tensor, attention: Tensor, k: int) -> Tensor:
+    """VisPruner: half by attention, and near-duplicates dropped from the rest, eight at a time.
+
+    Encoder states [N, C] and attention [N] give k indices, ascending.
+    """
+    unit = states / states.norm(dim=-1, keepdim=True)
+    ranked = attention.argsort(descending=True)
+    first, left = ranked[: k // 2], ranked[k // 2 :]
+    while (drop := min(8, len(left) - (k - k // 2))) > 0:
+        rows = unit[left]
+        likeness = (rows[::2] @ rows[1::2].T).amax(1)
+        stay = likeness.argsort(descending=True)[drop:]
+        left = torch.cat([left[::2][stay], left[1::2]])
+    return torch.cat([first, left]).sort().values

@@ -12,9 +12,11 @@ import json
 import sys
 import traceback
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -22,6 +24,8 @@ from torch.utils.backend_registration import (
     _DummyBackendModule,
     _setup_privateuseone_for_python_backend,
 )
+
+import sparevlm
 
 
 class Module(_DummyBackendModule):
@@ -33,6 +37,7 @@ class Module(_DummyBackendModule):
 
 _setup_privateuseone_for_python_backend("pretended", Module())
 DEVICE = torch.device("pretended", 0)
+PACKAGES = [Path(package.__file__).parent for package in (sparevlm, transformers)]
 # Their results, or the sizes of these, must be known to the host.
 ASKED = {"_local_scalar_dense", "nonzero", "equal", "masked_select", "_unique2", "unique_dim"}
 # Copy what lies on the CPU by themselves.
@@ -118,10 +123,11 @@ class Waits(TorchDispatchMode):
 def where() -> str:
     """The innermost line of sparevlm, or of what it called."""
     for frame in reversed(traceback.extract_stack()):
-        for package in ("sparevlm", "transformers"):
-            if f"/{package}/" in frame.filename and "tests" not in frame.filename:
-                inside = frame.filename.rsplit(f"/{package}/", 1)[1]
-                return f"{package}/{inside}:{frame.lineno} {frame.line}"
+        file = Path(frame.filename)
+        for package in PACKAGES:
+            if file.is_relative_to(package):
+                inside = file.relative_to(package.parent).as_posix()
+                return f"{inside}:{frame.lineno} {frame.line}"
     return "elsewhere"
 
 

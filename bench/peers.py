@@ -1,0 +1,104 @@
+"""Our methods beside the loops that their authors publish: time of both, and whether both pick the same.
+
+    python -m bench.peers [--pictures P] [--repeats R]
+
+fp32, one core, interleaved; random features, 4096 wide, as are encoder states. The loops are
+`bench.published_loops`. Orders are compared where a loop gives one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from bench import published_loops as published
+from bench.clock import milliseconds
+from sparevlm.encoder import Projector
+from sparevlm.methods import get_method
+from sparevlm.tokens import Query, VisualTokens
+
+SHAPES = [(576, 4096, 64), (2880, 4096, 320)]
+TARGETS = {("divprune", 576): 0.6}  # else 0.7
+WORDS = 12
+
+
+@dataclass
+class Picture:
+    """Random tokens, and what the methods ask for besides."""
+
+    tokens: VisualTokens
+    theirs: dict[str, Callable[[int], Tensor]]
+
+
+def make(n: int, d: int, seed: int) -> Picture:
+    draw = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=draw)
+
+    x, states, texts = normal(n, d), normal(n, d), normal(WORDS, d)
+    attention = normal(1, n).softmax(1)
+    seen = VisualTokens(
+        x, query=Query(x, texts, "llm"), encoder_attention=attention,
+        projector=Projector(states, nn.Identity(), states[0]),
+    )  # fmt: skip
+    against = -(normalize(x, dim=-1) @ normalize(texts, dim=-1).T).mean(-1)
+    spread = against.max() - against.min()
+    relevance = (against - against.min() + 1e-6) / spread
+    theirs: dict[str, Callable[[int], Tensor]] = {
+        "divprune": lambda k: published.divprune(x, k),
+        "cdpruner": lambda k: published.cdpruner(x, relevance, k),
+        "vispruner": lambda k: published.vispruner(states, attention[0], k),
+        "scope": lambda k: published.scope(states, attention[0], k),
+        "mmtok": lambda k: published.mmtok(x, states, texts, k),
+    }
+    return Picture(seen, theirs)
+
+
+def row(name: str, n: int, d: int, k: int, pictures: int, repeats: int) -> str:
+    method = get_method(name, k)
+    alike = 0
+    for seed in range(pictures):
+        picture = make(n, d, seed)
+        ours, theirs = method.reduce(picture.tokens), picture.theirs[name](k)
+        alike += torch.equal(ours.indices, theirs.sort().values)
+    pairs = [
+        (
+            milliseconds(lambda: picture.theirs[name](k)),
+            milliseconds(lambda: method.reduce(picture.tokens)),
+        )
+        for _ in range(repeats)
+    ]
+    ratios = [here / there for there, here in pairs]
+    there, here = (statistics.median(part) for part in zip(*pairs, strict=True))
+    ratio, target = statistics.median(ratios), TARGETS.get((name, n), 0.7)
+    return (
+        f"{name:<10} {n:>5} x {d}, {k:<4}{there:>10.1f} {here:>9.1f} {ratio:>7.2f} "
+        f"({min(ratios):.2f} .. {max(ratios):.2f})   {target:.1f} "
+        f"{'met' if ratio <= target else 'NOT MET':<8} {alike} of {pictures} pictures alike"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="methods to time")
+    parser.add_argument("--pictures", type=int, default=3, help="compared for what is picked")
+    parser.add_argument("--repeats", type=int, default=9)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    print("method     tokens, kept     theirs ms   here ms   ratio (min .. max)   target")
+    with torch.no_grad():
+        for n, d, k in SHAPES:
+            repeats = asked.repeats if n < 1000 else max(3, asked.repeats // 3)
+            for name in asked.only or ["divprune", "cdpruner", "vispruner", "scope", "mmtok"]:
+                print(row(name, n, d, k, asked.pictures, repeats), flush=True)
+
+
+if __name__ == "__main__":
+    main()
