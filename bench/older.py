@@ -23,8 +23,10 @@ SHAPES = [
     (8, 576, 1024, 64, 0.60),
     (1, 576, 4096, 64, 1.00),  # LLaVA-1.5
     (1, 2880, 4096, 160, 1.00),  # LLaVA-NeXT
+    (1, 16384, 4096, 1024, 1.00),  # 64 frames of a video
 ]
 REPEATS = 15
+LONG, LONG_REPEATS = 8192, 3  # tokens from which on fewer pairs are timed
 
 
 def select_of(checkout: Path) -> Callable[..., Any]:
@@ -76,7 +78,7 @@ def table(mine: Callable[..., Any], other: Callable[..., Any]) -> str:
         same = int((first.order == second.order).all(1).sum())
         pairs = [
             [milliseconds(partial(select, rows, k)) for select in (other, mine)]
-            for _ in range(REPEATS)
+            for _ in range(REPEATS if n < LONG else LONG_REPEATS)
         ]
         ratios = [here / there for there, here in pairs]
         theirs, ours = (statistics.median(part) for part in zip(*pairs, strict=True))

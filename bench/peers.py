@@ -1,4 +1,4 @@
-"""Our methods beside the loops that their authors publish: time of both, and whether both pick the same.
+"""Our methods beside their authors' published loops: time of both, and whether they pick the same.
 
     python -m bench.peers [--pictures P] [--repeats R]
 

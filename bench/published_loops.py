@@ -53,6 +53,7 @@ def mmtok(features: Tensor, states: Tensor, texts: Tensor, k: int) -> Tensor:
 
     features [N, D], encoder states [N, C] and texts [M, D] give k indices.
     """
+
     def unit(rows: Tensor) -> Tensor:
         return rows / rows.norm(dim=-1, keepdim=True).clamp(min=1e-8)
 

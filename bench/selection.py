@@ -24,7 +24,7 @@ import torch
 from bench import older
 from bench.clock import milliseconds
 from sparevlm.selection import select
-from sparevlm.selection.products import products_for
+from sparevlm.selection.products import host_way
 from sparevlm.speed.memory import LiveBytes
 
 # tokens, features, kept, and how many times the product (or the passes) the selection may take
@@ -89,7 +89,7 @@ def measure(n: int, d: int, k: int, target: float | None) -> Row:
         target=target,
         met=None if target is None else ratio <= target,
         memory_mb=live.peak / 1e6,
-        products=type(products_for([x], [None], k)).__name__.removesuffix("Products"),
+        products=host_way(n, d, k, x.dtype),
     )
 
 

@@ -11,7 +11,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from sparevlm.methods import get_method
-from sparevlm.selection import cosine_distances, greedy, max_coverage, max_min, pivoting, select
+from sparevlm.selection import (
+    cosine_distances,
+    greedy,
+    max_coverage,
+    max_min,
+    pivoting,
+    products,
+    select,
+)
 from sparevlm.tokens import Query, VisualTokens
 from tests.selection.data import gaussian, uniform
 
@@ -79,6 +87,7 @@ def fused(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     noting(kernel, "_pivot")
     noting(loops, "_greedy")
     monkeypatch.setattr(greedy, "usable", lambda _: True)
+    monkeypatch.setattr(products, "usable", lambda _: True)
     monkeypatch.setattr(pivoting, "usable", lambda _: True)
     monkeypatch.setattr(pivoting, "_wants_gram", lambda *_: True)
     monkeypatch.setattr(pivoting, "_chunks", lambda images, _: [(0, len(images))])  # as on a GPU

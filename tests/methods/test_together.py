@@ -32,7 +32,7 @@ def picture(seed: int, n: int = 60, *, ends: bool = False, asked: bool = True) -
 
 PICTURES = [
     picture(0), picture(1, ends=True), picture(2, 48), picture(3), picture(4, asked=False),
-    picture(5, ends=True), picture(6),
+    picture(5, ends=True), picture(6), picture(7, 83), picture(8, 97), picture(9, 61, ends=True),
 ]  # fmt: skip
 
 
@@ -40,7 +40,10 @@ def same(one: Reduction, other: Reduction) -> None:
     for name in ("indices", "features", "order", "scores", "residual", "weights"):
         a, b = getattr(one, name), getattr(other, name)
         assert (a is None) == (b is None), name
-        assert a is None or torch.equal(a, b), name
+        if name == "residual" and a is not None:  # of float64 sums, as float32
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-12)
+        else:
+            assert a is None or torch.equal(a, b), name
 
 
 @pytest.mark.parametrize("keep", [7, 0.25, 60])

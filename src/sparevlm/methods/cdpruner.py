@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
 from sparevlm.methods.picking import PickingMethod
-from sparevlm.selection import select, unit_rows
+from sparevlm.selection import select_each, unit_rows
 from sparevlm.tokens import Reduction, VisualTokens
 
 
@@ -29,11 +32,24 @@ class CDPruner(PickingMethod):
 
     def pick(self, tokens: VisualTokens, k: int) -> Reduction:
         """See `PickingMethod.pick`."""
-        scores = weights = None
-        if tokens.query is not None:
-            scores = tokens.query.similarity()
-            against = -scores
-            low, high = against.min(), against.max()
-            weights = (against - low + 1e-6) / (high - low).clamp(min=1e-6)
-        selection = select(unit_rows(tokens.features), k, weights=weights)
-        return Reduction.picked(selection.order, scores=scores)
+        return self.pick_all([tokens], [k])[0]
+
+    def pick_all(self, pictures: Sequence[VisualTokens], ks: Sequence[int]) -> list[Reduction]:
+        """See `PickingMethod.pick_all`."""
+        scores = [t.query.similarity() if t.query is not None else None for t in pictures]
+        selections = select_each(
+            [unit_rows(tokens.features) for tokens in pictures],
+            ks,
+            [None if similar is None else _relevance(similar) for similar in scores],
+        )
+        return [
+            Reduction.picked(one.order, scores=similar)
+            for one, similar in zip(selections, scores, strict=True)
+        ]
+
+
+def _relevance(similarity: Tensor) -> Tensor:
+    """The r [N] of the similarity [N] of tokens and question."""
+    against = -similarity
+    low, high = against.min(), against.max()
+    return (against - low + 1e-6) / (high - low).clamp(min=1e-6)

@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sparevlm.methods.picking import PickingMethod, alike
-from sparevlm.selection import Distances, cosine_distances, max_min, nearest_others
+from sparevlm.methods.picking import PickingMethod, in_rooms
+from sparevlm.selection import Distances, cosine_distances, max_min_each, nearest_others
 from sparevlm.tokens import Reduction, VisualTokens
 
 
@@ -30,28 +30,24 @@ class DivPrune(PickingMethod):
 
     def pick(self, tokens: VisualTokens, k: int) -> Reduction:
         """See `PickingMethod.pick`."""
-        return Reduction.picked(max_min(*self._distances(tokens.features, k)))
+        return self.pick_all([tokens], [k])[0]
 
     def pick_all(self, pictures: Sequence[VisualTokens], ks: Sequence[int]) -> list[Reduction]:
-        """See `PickingMethod.pick_all`: `max_min` takes a batch of matrices."""
+        """See `PickingMethod.pick_all`."""
         reductions: dict[int, Reduction] = {}
-        for group in alike([tokens.features for tokens in pictures], ks, pairs=True):
-            parts = [self._distances(pictures[i].features, ks[i]) for i in group]
-            matrices = [matrix for matrix, _, _ in parts if isinstance(matrix, Tensor)]
-            if len(matrices) < 2:
-                orders = [max_min(*part) for part in parts]
-            else:
-                firsts = torch.stack([first for _, _, first in parts])
-                orders = list(max_min(torch.stack(matrices), ks[group[0]], firsts))
+        for some in in_rooms([tokens.features for tokens in pictures]):
+            distances = [cosine_distances(pictures[i].features) for i in some]
+            firsts = [_first(pictures[i].features, d) for i, d in zip(some, distances, strict=True)]
+            orders = max_min_each(distances, [ks[i] for i in some], firsts)
             reductions |= {
-                i: Reduction.picked(order) for i, order in zip(group, orders, strict=True)
+                i: Reduction.picked(order) for i, order in zip(some, orders, strict=True)
             }
         return [reductions[i] for i in range(len(pictures))]
 
-    def _distances(self, features: Tensor, k: int) -> tuple[Tensor | Distances, int, Tensor]:
-        """What `max_min` takes of a picture."""
-        distances = cosine_distances(features)
-        nearest = nearest_others(features, distances)
-        # Two tokens that are each other's nearest tie, but for the rounding of d_ij and d_ji.
-        near = nearest.max() - 4 * torch.finfo(nearest.dtype).eps
-        return distances, k, (nearest >= near).to(nearest.dtype)
+
+def _first(features: Tensor, distances: Tensor | Distances) -> Tensor:
+    """1 for tokens whose nearest other one is farthest, else 0: [N]."""
+    nearest = nearest_others(features, distances)
+    # Two tokens that are each other's nearest tie, but for the rounding of d_ij and d_ji.
+    near = nearest.max() - 4 * torch.finfo(nearest.dtype).eps
+    return (nearest >= near).to(nearest.dtype)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from sparevlm.methods.picking import PickingMethod
-from sparevlm.selection import greedy_css
+from sparevlm.selection import greedy_css_each
 from sparevlm.tokens import Reduction, VisualTokens
 
 
@@ -24,5 +25,9 @@ class GreedyCSS(PickingMethod):
 
     def pick(self, tokens: VisualTokens, k: int) -> Reduction:
         """See `PickingMethod.pick`."""
-        selection = greedy_css(tokens.features, k)
-        return Reduction.picked(selection.order, residual=selection.residual)
+        return self.pick_all([tokens], [k])[0]
+
+    def pick_all(self, pictures: Sequence[VisualTokens], ks: Sequence[int]) -> list[Reduction]:
+        """See `PickingMethod.pick_all`."""
+        selections = greedy_css_each([tokens.features for tokens in pictures], ks)
+        return [Reduction.picked(one.order, residual=one.residual) for one in selections]

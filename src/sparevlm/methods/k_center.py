@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
-from sparevlm.methods.picking import PickingMethod
-from sparevlm.selection import checked_rows, euclidean_distances, max_min
+from sparevlm.methods.picking import PickingMethod, in_rooms
+from sparevlm.selection import checked_rows, euclidean_distances, max_min_each
 from sparevlm.tokens import Reduction, VisualTokens
 
 
@@ -26,5 +27,19 @@ class KCenter(PickingMethod):
 
     def pick(self, tokens: VisualTokens, k: int) -> Reduction:
         """See `PickingMethod.pick`."""
-        norms = torch.linalg.vector_norm(checked_rows(tokens.features), dim=1)
-        return Reduction.picked(max_min(euclidean_distances(tokens.features), k, norms))
+        return self.pick_all([tokens], [k])[0]
+
+    def pick_all(self, pictures: Sequence[VisualTokens], ks: Sequence[int]) -> list[Reduction]:
+        """See `PickingMethod.pick_all`."""
+        reductions: dict[int, Reduction] = {}
+        for some in in_rooms([tokens.features for tokens in pictures]):
+            rows = [checked_rows(pictures[i].features) for i in some]
+            orders = max_min_each(
+                [euclidean_distances(features) for features in rows],
+                [ks[i] for i in some],
+                [torch.linalg.vector_norm(features, dim=1) for features in rows],
+            )
+            reductions |= {
+                i: Reduction.picked(order) for i, order in zip(some, orders, strict=True)
+            }
+        return [reductions[i] for i in range(len(pictures))]

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from torch import Tensor
 
-from sparevlm.methods.picking import PickingMethod
+from sparevlm.methods.picking import PickingMethod, in_rooms
 from sparevlm.methods.settings import check_number
-from sparevlm.selection import checked_rows, cosines, max_coverage, unit_rows
+from sparevlm.selection import (
+    Similarity,
+    checked_rows,
+    cosines,
+    max_coverage_each,
+    unit_rows,
+)
 from sparevlm.tokens import Reduction, VisualTokens
 
 
@@ -49,15 +57,33 @@ class MMTok(PickingMethod):
 
     def pick(self, tokens: VisualTokens, k: int) -> Reduction:
         """See `PickingMethod.pick`."""
-        n = len(checked_rows(tokens.features))
-        states = unit_rows(tokens.states())
-        weights = [states.new_full((n,), self.alpha / n)]
-        scores = alike = None
-        if tokens.query is not None:
-            texts, patches = unit_rows(tokens.query.texts), unit_rows(tokens.query.patches)
-            alike = (texts @ patches.T / self.text_temperature).softmax(1).to(states)
-            weights.insert(0, states.new_full((len(alike),), 1 / len(alike)))
-            scores = alike.mean(0)
-        cover = cosines(states, self.vision_temperature, alike)
-        order = max_coverage(cover, k, weights=torch.cat(weights))
-        return Reduction.picked(order, scores=scores)
+        return self.pick_all([tokens], [k])[0]
+
+    def pick_all(self, pictures: Sequence[VisualTokens], ks: Sequence[int]) -> list[Reduction]:
+        """See `PickingMethod.pick_all`."""
+        reductions: dict[int, Reduction] = {}
+        for some in in_rooms([tokens.features for tokens in pictures]):
+            covers = [self._cover(pictures[i]) for i in some]
+            orders = max_coverage_each(
+                [similarity for similarity, _, _ in covers],
+                [ks[i] for i in some],
+                weights=[weights for _, weights, _ in covers],
+            )
+            for i, order, (_, _, scores) in zip(some, orders, covers, strict=True):
+                reductions[i] = Reduction.picked(order, scores=scores)
+        return [reductions[i] for i in range(len(pictures))]
+
+    def _cover(self, tokens: VisualTokens) -> tuple[Tensor | Similarity, Tensor, Tensor | None]:
+        """P above Q [m + N, N], what each row counts [m + N], and scores [N] by the question."""
+        n, states, query = len(checked_rows(tokens.features)), tokens.states(), tokens.query
+        if query is None:
+            cover = cosines(states, self.vision_temperature)
+            return cover, cover.new_ones(n), None
+        texts, patches = unit_rows(query.texts), checked_rows(query.patches)
+        lengths = torch.linalg.vector_norm(patches, dim=1).clamp(min=1e-30)
+        asked = (texts.to(patches) @ patches.T / lengths / self.text_temperature).softmax(1)
+        cover, count = cosines(states, self.vision_temperature, asked), len(asked)
+        weights = cover.new_ones(count + n)
+        weights[:count] = 1 / count
+        weights[count:] = self.alpha / n
+        return cover, weights, asked.mean(0)

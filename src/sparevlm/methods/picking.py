@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from sparevlm.methods.base import PruningMethod, defined_first
 from sparevlm.selection import checked_rows
 from sparevlm.tokens import Reduction, VisualTokens
 
-_TOGETHER = 2**26  # bytes of features that are stacked for one call
+_TOGETHER = 2**26  # bytes that one call works on
 
 
 @dataclass(frozen=True)
@@ -58,24 +57,19 @@ class PickingMethod(PruningMethod):
         return [self.pick(tokens, k) for tokens, k in zip(pictures, ks, strict=True)]
 
 
-def alike(
-    features: Sequence[Tensor], kinds: Sequence[Hashable], *, pairs: bool = False
-) -> list[list[int]]:
-    """Places of pictures [N, D] of one shape and one kind, that together are not too large.
-
-    `kinds` tells apart what cannot go through one call, such as budgets. `pairs`: matrices of all
-    pairs of their tokens are held as well.
-    """
-    groups: dict[Any, list[list[int]]] = {}
-    for i, (rows, kind) in enumerate(zip(features, kinds, strict=True)):
-        key = rows.shape, rows.dtype, rows.device, kind
-        bytes_held = rows.nbytes + (4 * len(rows) ** 2 if pairs else 0)
-        room = max(1, _TOGETHER // max(bytes_held, 1))
-        same = groups.setdefault(key, [[]])
-        if len(same[-1]) == room:
-            same.append([])
-        same[-1].append(i)
-    return [part for same in groups.values() for part in same]
+def in_rooms(features: Sequence[Tensor]) -> list[list[int]]:
+    """Places of pictures [N, D] whose rows, and all pairs of them, are not too large together."""
+    rooms: list[list[int]] = []
+    held = 0
+    for i in sorted(range(len(features)), key=lambda i: len(features[i])):
+        n, d = features[i].shape
+        size = 4 * n * (n + d)
+        if not rooms or held + size > _TOGETHER:
+            rooms.append([])
+            held = 0
+        rooms[-1].append(i)
+        held += size
+    return rooms
 
 
 def largest(scores: Tensor, k: int) -> Tensor:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sparevlm.methods.picking import PickingMethod
+from sparevlm.methods.picking import PickingMethod, in_rooms
 from sparevlm.methods.settings import check_number
-from sparevlm.selection import checked_rows, cosines, max_coverage, unit_rows
+from sparevlm.selection import checked_rows, cosines, max_coverage_each
 from sparevlm.tokens import Reduction, VisualTokens
 
 
@@ -40,9 +41,22 @@ class SCOPE(PickingMethod):
 
     def pick(self, tokens: VisualTokens, k: int) -> Reduction:
         """See `PickingMethod.pick`."""
-        checked_rows(tokens.features)
-        unit = unit_rows(tokens.states())
-        saliency = tokens.attention().sum(0)
-        factor = saliency.pow(self.alpha).to(unit.dtype)
-        order = max_coverage(cosines(unit), k, factor=factor)
-        return Reduction.picked(order, scores=saliency)
+        return self.pick_all([tokens], [k])[0]
+
+    def pick_all(self, pictures: Sequence[VisualTokens], ks: Sequence[int]) -> list[Reduction]:
+        """See `PickingMethod.pick_all`."""
+        reductions: dict[int, Reduction] = {}
+        for some in in_rooms([tokens.features for tokens in pictures]):
+            saliency, alike = [], []
+            for i in some:
+                checked_rows(pictures[i].features)
+                saliency.append(pictures[i].attention().sum(0))
+                alike.append(cosines(pictures[i].states()))
+            factors = [
+                values.pow(self.alpha).to(similarity.new_ones(0))
+                for values, similarity in zip(saliency, alike, strict=True)
+            ]
+            orders = max_coverage_each(alike, [ks[i] for i in some], factors=factors)
+            for i, order, values in zip(some, orders, saliency, strict=True):
+                reductions[i] = Reduction.picked(order, scores=values)
+        return [reductions[i] for i in range(len(pictures))]

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-import torch
 from torch import Tensor
 
 from sparevlm.budgets import Residual
-from sparevlm.methods.picking import PickingMethod, alike, min_max
+from sparevlm.methods.picking import PickingMethod, min_max
 from sparevlm.methods.settings import check_choice, check_flag, check_number
-from sparevlm.selection import select, unit_rows
+from sparevlm.selection import select, select_each, unit_rows
 from sparevlm.tokens import Reduction, VisualTokens
 
 Guidance = Literal["anti", "normal", "none"]
@@ -66,47 +65,33 @@ class SPARE(PickingMethod):
 
     def pick(self, tokens: VisualTokens, k: int) -> Reduction:
         """See `PickingMethod.pick`."""
-        return self._picked(tokens, k, *self._compared(tokens))
-
-    def _picked(
-        self, tokens: VisualTokens, k: int, similarity: Tensor | None, weights: Tensor | None
-    ) -> Reduction:
-        features = unit_rows(tokens.features) if self.normalize else tokens.features
         budget = self.keep
-        tol = budget.error if isinstance(budget, Residual) else 0.0
-        selection = select(features, k, weights=weights, tol=tol)
-        if isinstance(budget, Residual) and int(selection.count) < min(
-            budget.minimum, len(features)
-        ):
+        if not isinstance(budget, Residual):
+            return self.pick_all([tokens], [k])[0]
+        features = self._rows(tokens)
+        similarity, weights = self._compared(tokens)
+        selection = select(features, k, weights=weights, tol=budget.error)
+        if int(selection.count) < min(budget.minimum, len(features)):
             selection = select(features, budget.minimum, weights=weights)
         return Reduction.picked(
             selection.order, scores=similarity, residual=selection.residual, weights=weights
         )
 
     def pick_all(self, pictures: Sequence[VisualTokens], ks: Sequence[int]) -> list[Reduction]:
-        """See `PickingMethod.pick_all`: `select` takes a batch."""
+        """See `PickingMethod.pick_all`."""
         if isinstance(self.keep, Residual):
             return super().pick_all(pictures, ks)
-        reductions: dict[int, Reduction] = {}
         compared = [self._compared(tokens) for tokens in pictures]
-        kinds = [(k, weights is None) for k, (_, weights) in zip(ks, compared, strict=True)]
-        for group in alike([tokens.features for tokens in pictures], kinds):
-            if len(group) == 1:
-                (i,) = group
-                reductions[i] = self._picked(pictures[i], ks[i], *compared[i])
-                continue
-            rows = torch.stack([pictures[i].features for i in group])
-            rows = unit_rows(rows) if self.normalize else rows
-            weights = [w for i in group if (w := compared[i][1]) is not None]
-            selection = select(
-                rows, ks[group[0]], weights=torch.stack(weights) if weights else None
-            )
-            for i, order, residual in zip(group, selection.order, selection.residual, strict=True):
-                similarity, own = compared[i]
-                reductions[i] = Reduction.picked(
-                    order, scores=similarity, residual=residual, weights=own
-                )
-        return [reductions[i] for i in range(len(pictures))]
+        selections = select_each(
+            [self._rows(tokens) for tokens in pictures], ks, [weights for _, weights in compared]
+        )
+        return [
+            Reduction.picked(one.order, scores=similarity, residual=one.residual, weights=weights)
+            for one, (similarity, weights) in zip(selections, compared, strict=True)
+        ]
+
+    def _rows(self, tokens: VisualTokens) -> Tensor:
+        return unit_rows(tokens.features) if self.normalize else tokens.features
 
     def _compared(self, tokens: VisualTokens) -> tuple[Tensor | None, Tensor | None]:
         """Similarity with the question and weights [N]; None without one."""

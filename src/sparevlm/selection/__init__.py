@@ -1,19 +1,20 @@
 """Choosing tokens that span the others: tensor algorithms that know no model, image or text."""
 
-from .coverage import cosines, max_coverage
-from .greedy import Gain, greedy_order, run_greedy
-from .greedy_css import greedy_css
-from .leverage import draw, leverage_scores, two_stage
-from .max_min import (
+from .coverage import Similarity, cosines, max_coverage, max_coverage_each
+from .distances import (
     Distances,
     cosine_distances,
     cosine_distances_to,
     euclidean_distances,
     euclidean_distances_to,
-    max_min,
     nearest_others,
 )
-from .pivoting import select
+from .greedy import Gain, greedy_order, run_greedy
+from .greedy_css import greedy_css, greedy_css_each
+from .leverage import draw, leverage_scores, two_stage
+from .max_min import max_min, max_min_each
+from .pivoting import select, select_each
+from .products import cosine_pairs
 from .reconstruction import reconstruction_curve, reconstruction_error, svd_bound
 from .result import Selection
 from .rows import blocks, checked_rows, unit_rows
@@ -25,24 +26,30 @@ __all__ = [
     "Distances",
     "Gain",
     "Selection",
+    "Similarity",
     "blocks",
     "checked_rows",
     "cosine_distances",
     "cosine_distances_to",
+    "cosine_pairs",
     "cosines",
     "draw",
     "euclidean_distances",
     "euclidean_distances_to",
     "greedy_css",
+    "greedy_css_each",
     "greedy_order",
     "leverage_scores",
     "max_coverage",
+    "max_coverage_each",
     "max_min",
+    "max_min_each",
     "nearest_others",
     "reconstruction_curve",
     "reconstruction_error",
     "run_greedy",
     "select",
+    "select_each",
     "strong_rrqr",
     "suppress",
     "svd_bound",

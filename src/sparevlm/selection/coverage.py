@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from .checks import check_k
-from .greedy import Gain, greedy_order, in_one_launch, too_many_pairs
-from .rows import blocks
+from .greedy import in_one_launch, too_many_pairs
+from .products import cosine_pairs
+from .rows import blocks, unit_rows
 
-_BLOCK = 32  # tokens whose gain is computed at once
+_ROWS = 128  # targets whose similarities are summed at once
+_ROUNDING = 1e-12  # share of a gain that sums of float64 may be wrong by
 
 
 class Similarity(Protocol):
@@ -22,96 +26,82 @@ class Similarity(Protocol):
     def new_ones(self, n: int) -> Tensor:
         """Ones [n] in their dtype."""
 
-    def columns(self, tokens: Tensor | slice) -> Tensor:
-        """Similarities of some tokens: [n, M], float."""
+    def rows(self, targets: Tensor | slice) -> Tensor:
+        """Similarities of some targets: [m, N], float."""
+
+    def column(self, token: Tensor) -> Tensor:
+        """Similarities of all targets to a token [1], int64: [M], float."""
 
 
-class _Held:
-    """A matrix [M, N]."""
+class _Made:
+    """One image, of which a `Similarity` makes what is asked for."""
 
-    def __init__(self, matrix: Tensor) -> None:
-        self.transposed = matrix.T.contiguous()
+    def __init__(self, similarity: Similarity) -> None:
+        self._similarity = similarity
 
-    def columns(self, tokens: Tensor | slice) -> Tensor:
-        return self.transposed[tokens]
+    def rows(self, images: Any, targets: Any) -> Any:
+        """See `host_coverage.Source`."""
+        return self._similarity.rows(torch.from_numpy(targets)).cpu().numpy()
+
+    def column(self, pick: Any) -> Any:
+        """See `host_coverage.Source`."""
+        return self._similarity.column(torch.from_numpy(pick))[None].cpu().numpy()
 
 
-class _Coverage(Gain):
-    """Value: factor_j * sum_i weight_i max(0, S_ij - best_i).
-
-    Gains can only fall (the sum is submodular), so what is not the maximum by its old value need
-    not be computed anew: Minoux's lazy greedy, in blocks.
-    """
-
-    def __init__(
-        self, similarity: _Held | Similarity, weights: Tensor, factor: Tensor, start: float
-    ) -> None:
-        self._columns = similarity.columns
-        self._weights, self._factor = weights, factor
-        self._best = torch.full_like(weights, start)
-        self._fresh = torch.zeros(len(factor), dtype=torch.bool, device=factor.device)
-        # Two tokens that cover each other alike tie, but for the rounding of the sums.
-        self.near = 1 - 64 * torch.finfo(weights.dtype).eps
-        if isinstance(similarity, _Held):
-            self.value = self._gain(slice(None))
-        else:
-            self.value = torch.cat([self._gain(some) for some in blocks(len(factor))])
-        self._fresh.fill_(True)
-
-    def _gain(self, tokens: Tensor | slice) -> Tensor:
-        lift = (self._columns(tokens) - self._best).clamp_(min=0)
-        return self._factor[tokens] * (lift @ self._weights)
-
-    def refresh(self, left: int) -> None:
-        while True:
-            best = self.value.amax()
-            stale = (~self._fresh & (self.value >= best * self.near)).any()
-            if not bool(stale):
-                return
-            bounds = torch.where(self._fresh, -torch.inf, self.value)
-            block = bounds.topk(min(_BLOCK, len(bounds))).indices
-            block = block[~self._fresh[block]]
-            # Rounding must not lift a gain above its old bound.
-            self.value[block] = torch.minimum(self._gain(block), self.value[block])
-            self._fresh[block] = True
-
-    def take(self, t: int, pick: Tensor, best: Tensor) -> None:
-        torch.maximum(self._best, self._columns(pick)[0], out=self._best)
-        self.value.index_fill_(0, pick, -torch.inf)
-        self._fresh.fill_(False)
-        self._fresh.index_fill_(0, pick, True)
+def _first_gains(similarity: Tensor | Similarity, weights: Tensor, start: float) -> Tensor:
+    """What each token covers by itself: [N], in float64 where the device has it."""
+    wide = torch.float32 if weights.device.type == "mps" else torch.float64
+    targets, n = similarity.shape
+    gains = torch.zeros(n, dtype=wide, device=weights.device)
+    for some in blocks(targets, _ROWS):
+        rows = similarity[some] if isinstance(similarity, Tensor) else similarity.rows(some)
+        gains += weights[some].to(wide) @ rows.to(wide).sub_(start).clamp_(min=0)
+    return gains
 
 
 class _Cosines:
     """What `cosines` gives where it is made when it is needed."""
 
     def __init__(self, unit: Tensor, temperature: float | None, above: Tensor | None) -> None:
-        n = len(unit)
-        self.shape = (n + (0 if above is None else len(above)), n)
+        n, self._first = len(unit), 0 if above is None else len(above)
+        self.shape = (n + self._first, n)
         self.new_ones = unit.new_ones
-        self._unit, self._temperature, self._above = unit, temperature, above
+        self._unit, self._temperature = unit, temperature
+        self._above = None if above is None else above.to(unit)
         self._totals: Tensor | None = None
         if temperature is not None:
             parts = [(unit[some] @ unit.T / temperature).logsumexp(1) for some in blocks(n)]
             self._totals = torch.cat(parts)
 
-    def columns(self, tokens: Tensor | slice) -> Tensor:
+    def rows(self, targets: Tensor | slice) -> Tensor:
         """See `Similarity`."""
-        alike = self._unit[tokens] @ self._unit.T
+        if isinstance(targets, slice):
+            targets = torch.arange(self.shape[0], device=self._unit.device)[targets]
+        below = targets[targets >= self._first] - self._first
+        alike = self._unit[below] @ self._unit.T
+        if self._totals is not None and self._temperature is not None:
+            alike = alike.div_(self._temperature).sub_(self._totals[below, None]).exp_()
+        if self._above is None:
+            return alike
+        return torch.cat([self._above[targets[targets < self._first]], alike])
+
+    def column(self, token: Tensor) -> Tensor:
+        """See `Similarity`."""
+        alike = self._unit @ self._unit[token[0]]
         if self._totals is not None and self._temperature is not None:
             alike = alike.div_(self._temperature).sub_(self._totals).exp_()
-        return alike if self._above is None else torch.cat([self._above[:, tokens].T, alike], 1)
+        return alike if self._above is None else torch.cat([self._above[:, token[0]], alike])
 
 
 def cosines(
-    unit: Tensor, temperature: float | None = None, above: Tensor | None = None
+    states: Tensor, temperature: float | None = None, above: Tensor | None = None
 ) -> Tensor | Similarity:
     """Cosines of all pairs of rows, for `max_coverage`.
 
     Parameters
     ----------
-    unit : Tensor [N, D], float
-        Rows of length 1.
+    states : Tensor [N, D], float
+        One row a token.
     temperature : float or None
         Cosines are divided by it, and their softmax over the tokens is taken, for each target;
         None: they are taken as they are.
@@ -121,17 +111,17 @@ def cosines(
     Returns
     -------
     Tensor [m + N, N], or Similarity
-        Of more rows than `rows.LARGE`, where no kernel runs the loop, made when they are needed.
+        In float32 (float64 for float64). Of more rows than `rows.LARGE`, where no kernel runs the
+        loop, made when they are needed.
     """
-    if too_many_pairs(unit):
-        return _Cosines(unit, temperature, above)
-    pairs = unit @ unit.T
+    if too_many_pairs(states):
+        return _Cosines(unit_rows(states), temperature, above)
+    alike = cosine_pairs(states)
     if temperature is not None:
-        pairs = (pairs / temperature).softmax(1)
-    return pairs if above is None else torch.cat([above, pairs])
+        alike = alike.div_(temperature).softmax(1)
+    return alike if above is None else torch.cat([above.to(alike), alike])
 
 
-@torch.no_grad()
 def max_coverage(
     similarity: Tensor | Similarity,
     k: int,
@@ -166,22 +156,93 @@ def max_coverage(
     Notes
     -----
     In float32 on a GPU with Triton, up to 8192 targets and tokens, one launch makes all picks.
+    Elsewhere the host makes them, and sums gains in float64.
 
     References
     ----------
     Nemhauser, Wolsey and Fisher, An analysis of approximations for maximizing submodular set
-    functions, Mathematical Programming 14, 1978; Minoux, Accelerated greedy algorithms, 1978.
+    functions, Mathematical Programming 14, 1978.
     """
-    targets, n = similarity.shape
-    weights = similarity.new_ones(targets) if weights is None else weights
-    factor = similarity.new_ones(n) if factor is None else factor
-    k = min(check_k(k), n)
-    if not isinstance(similarity, Tensor):
-        return greedy_order(_Coverage(similarity, weights, factor, start), k)
-    held = _Held(similarity)
-    gain = _Coverage(held, weights, factor, start)
-    if in_one_launch(similarity, weights, factor):
-        from sparevlm.kernels.greedy import covering  # imports Triton
+    return max_coverage_each([similarity], [k], weights=[weights], factors=[factor], start=start)[0]
 
-        return covering(held.transposed, gain.value, factor, weights, k, start, gain.near)
-    return greedy_order(gain, k)
+
+@torch.no_grad()
+def max_coverage_each(
+    similarities: Sequence[Tensor | Similarity],
+    ks: Sequence[int],
+    *,
+    weights: Sequence[Tensor | None] | None = None,
+    factors: Sequence[Tensor | None] | None = None,
+    start: float = 0.0,
+) -> list[Tensor]:
+    """`max_coverage` of several images: the same, in one loop.
+
+    Where matrices differ in shape, smaller ones are padded with tokens that cannot be picked and
+    targets that cannot be covered.
+    """
+    none = [None] * len(similarities)
+    weights, factors = weights or none, factors or none
+    scales = [s.new_ones(s.shape[0]) if w is None else w
+              for s, w in zip(similarities, weights, strict=True)]  # fmt: skip
+    parts = [s.new_ones(s.shape[1]) if f is None else f
+             for s, f in zip(similarities, factors, strict=True)]  # fmt: skip
+    wanted = [min(check_k(k), s.shape[1]) for k, s in zip(ks, similarities, strict=True)]
+    orders: dict[int, Tensor] = {}
+    together: list[int] = []
+    for i, similarity in enumerate(similarities):
+        if not isinstance(similarity, Tensor):
+            (orders[i],) = _on_the_host([similarity], [wanted[i]], [scales[i]], [parts[i]], start)
+        elif in_one_launch(similarity, scales[i], parts[i]):
+            orders[i] = _launched(similarity, wanted[i], scales[i], parts[i], start)
+        else:
+            together.append(i)
+    if together:
+        found = _on_the_host(
+            [similarities[i] for i in together], [wanted[i] for i in together],
+            [scales[i] for i in together], [parts[i] for i in together], start,
+        )  # fmt: skip
+        orders |= dict(zip(together, found, strict=True))
+    return [orders[i] for i in range(len(wanted))]
+
+
+def _on_the_host(
+    similarities: Sequence[Tensor | Similarity], ks: Sequence[int], weights: Sequence[Tensor],
+    factors: Sequence[Tensor], start: float,
+) -> list[Tensor]:  # fmt: skip
+    from .host_coverage import Held, Source, covering  # imports numpy
+
+    gains = [_first_gains(s, w, start) for s, w in zip(similarities, weights, strict=True)]
+    targets = max(s.shape[0] for s in similarities)
+    n = max(s.shape[1] for s in similarities)
+    first, dtype, device = similarities[0], weights[0].dtype, weights[0].device
+    source: Source
+    if isinstance(first, Tensor):
+        padded = [
+            pad(s, (0, n - s.shape[1], 0, targets - s.shape[0]), value=-torch.inf)
+            for s in similarities if isinstance(s, Tensor)
+        ]  # fmt: skip
+        source = Held((torch.stack(padded) if len(padded) > 1 else padded[0][None]).cpu().numpy())
+    else:
+        source = _Made(first)
+    order = covering(
+        source,
+        _stacked([pad(g, (0, n - len(g)), value=1.0) for g in gains]).double().numpy(),
+        _stacked([pad(w, (0, targets - len(w))) for w in weights]).double().numpy(),
+        _stacked([pad(f, (0, n - len(f)), value=-torch.inf) for f in factors]).double().numpy(),
+        _stacked([w.new_full((targets,), start) for w in weights]).numpy(),
+        max(ks), 1 - max(4 * torch.finfo(dtype).eps, _ROUNDING),
+    )  # fmt: skip
+    picks = torch.from_numpy(order).to(device)
+    return [picks[:k, b].clone() for b, k in enumerate(ks)]
+
+
+def _stacked(parts: list[Tensor]) -> Tensor:
+    return torch.stack(parts).cpu()
+
+
+def _launched(similarity: Tensor, k: int, weights: Tensor, factor: Tensor, start: float) -> Tensor:
+    from sparevlm.kernels.greedy import covering  # imports Triton
+
+    gains = factor * (weights @ (similarity - start).clamp_(min=0))
+    close = 1 - 16 * torch.finfo(similarity.dtype).eps  # the kernel sums in float32
+    return covering(similarity.T.contiguous(), gains, factor, weights, k, start, close)

@@ -1,14 +1,22 @@
 """Greedy column subset selection: the token that explains the most, again and again."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 
 from . import rows as many
 from .checks import check_features, check_k, scaled_rows, working_dtype
-from .greedy import Gain, greedy_order
+from .greedy import Gain, run_greedy
+from .products import pairs
 from .result import Selection, as_selection, fill_up
 from .rows import blocks
 
+_CACHED_BYTES = 2**21  # of Gram matrices of images that run in step
 _USED_UP = 1e-6  # of the largest |R r_j|^2, to which downdating is trusted
 
 
@@ -48,47 +56,101 @@ def greedy_css(features: Tensor, k: int) -> Selection:
     ICDM 2011.
     """
     check_features(features)
-    k = min(check_k(k), features.shape[-2])
-    dtype = working_dtype(features)
-    with torch.autocast(features.device.type, enabled=False):
-        if features.ndim == 2:
-            order, residual = _greedy(features, k, "row")
-        else:
-            selections = [_greedy(image, k, f"image {b}, row") for b, image in enumerate(features)]
-            order, residual = (torch.stack(parts) for parts in zip(*selections, strict=True))
-    return as_selection(order, residual.to(dtype), 0.0)
+    if features.ndim == 2:
+        return greedy_css_each([features], [k], ["row"])[0]
+    names = [f"image {b}, row" for b in range(len(features))]
+    selections = greedy_css_each(list(features), [k] * len(features), names)
+    order, residual = (
+        torch.stack([getattr(one, name) for one in selections]) for name in ("order", "residual")
+    )
+    return as_selection(order, residual, 0.0)
+
+
+@torch.no_grad()
+def greedy_css_each(
+    pictures: Sequence[Tensor], ks: Sequence[int], names: Sequence[str] | None = None
+) -> list[Selection]:
+    """`greedy_css` of several images [N, D]: the same, in one loop where they are small.
+
+    Images with fewer tokens are padded with some that cannot be picked. `names` is what an error
+    calls the rows of each.
+    """
+    if names is None:
+        several = len(pictures) > 1
+        names = [f"image {i}, row" if several else "row" for i in range(len(pictures))]
+    prepared: list[tuple[Tensor, Tensor]] = []
+    wanted: list[int] = []
+    for rows, k, name in zip(pictures, ks, names, strict=True):
+        check_features(rows)
+        wanted.append(min(check_k(k), len(rows)))
+        prepared.append(scaled_rows(rows, torch.float64, name))
+    selections: dict[int, Selection] = {}
+    groups: dict[torch.device, list[int]] = {}
+    for i, (rows, _) in enumerate(prepared):
+        groups.setdefault(rows.device, []).append(i)
+    for device, places in groups.items():
+        with torch.autocast(device.type, enabled=False):
+            for some in _in_step(places, [len(rows) for rows, _ in prepared]):
+                found = _greedy([prepared[i] for i in some], [wanted[i] for i in some])
+                for i, (order, residual) in zip(some, found, strict=True):
+                    residual = residual.to(working_dtype(pictures[i]))
+                    selections[i] = as_selection(order, residual, 0.0)
+    return [selections[i] for i in range(len(pictures))]
+
+
+def _in_step(places: list[int], lengths: list[int]) -> Iterator[list[int]]:
+    """Images, by length, whose Gram matrices stay in a cache together; else one at a time."""
+    some: list[int] = []
+    for i in sorted(places, key=lambda i: lengths[i]):
+        if some and (len(some) + 1) * lengths[i] ** 2 * 8 > _CACHED_BYTES:
+            yield some
+            some = []
+        some.append(i)
+    if some:
+        yield some
 
 
 class _Explained(Gain):
-    """Value: |R r_j|^2 / |r_j|^2, how much of the energy a pick of j takes away."""
+    """Value: |R r_j|^2 / |r_j|^2, how much of the energy a pick of j takes away.
 
-    def __init__(self, rows: Tensor, k: int) -> None:
+    `rows` are those of images that run in step.
+    """
+
+    def __init__(self, rows: list[Tensor], k: int) -> None:
         eps = torch.finfo(torch.float64).eps
+        n = max(len(x) for x in rows)
         # Of the residual rows. Downdating |R r_j|^2 instead, as the paper does, is cheaper but
         # loses it to rounding once |r_j|^2 has fallen by 1e8.
-        self._gram = rows @ rows.T
-        self._energy = self._gram.diagonal()  # |r_j|^2, a view
-        self._floor = eps * len(rows) * self._energy.max()
+        self._gram = torch.stack([pad(pairs(x), (0, n - len(x)) * 2) for x in rows])
+        self._energy = self._gram.diagonal(dim1=1, dim2=2)  # |r_j|^2, a view
+        lengths = self._energy.new_tensor([len(x) for x in rows])[:, None]
+        self._floor = eps * lengths * self._energy.amax(1, keepdim=True)
         self.near = 1 - 4 * eps
-        self.left = self._energy.sum().repeat(k + 1)
+        self.left = self._energy.sum(1).repeat(k + 1, 1)
+        self.rank = torch.zeros(len(rows), 1, dtype=torch.int64, device=lengths.device)
+        self._images = torch.arange(len(rows), device=lengths.device)
         self._measure()
 
     def _measure(self) -> None:
         free = self._energy > self._floor
+        # Row behind row, so that rows of padding change no sum.
         gain = torch.linalg.vector_norm(self._gram, dim=1).square()
         # Below the floor the quotient is noise.
         self.value = torch.where(free, gain / torch.where(free, self._energy, 1), -torch.inf)
 
     def finished(self, t: int, best: Tensor) -> bool:
         """See `Gain`: nothing is left to explain."""
-        return bool(best.isinf())
+        return bool(best.isinf().all())
 
     def take(self, t: int, pick: Tensor, best: Tensor) -> None:
         """See `Gain`: project the pick out of all residuals."""
-        new = self._gram[pick[0]] / self._energy[pick[0]].sqrt()
-        self._gram.addr_(new, new, alpha=-1)
-        self._energy[pick[0]] = 0
-        self.left[t + 1 :] = self._energy.clamp(min=0).sum()
+        alive = ~best.isinf()
+        self.rank += alive
+        size = torch.where(alive, self._energy.gather(1, pick), torch.inf).sqrt()
+        new = self._gram[self._images, pick[:, 0]] / size
+        self._gram.addcmul_(new[:, :, None], new[:, None], value=-1)
+        self._energy.scatter_(1, pick, 0)
+        self.left[t + 1 :] = self._energy.clamp(min=0).sum(1)
         self._measure()
 
 
@@ -100,7 +162,8 @@ class _Downdated(Gain):
         self._k = k
         energy = rows.square().sum(1)
         self._floor = torch.finfo(torch.float64).eps * len(rows) * energy.max()
-        self.left = energy.sum().repeat(k + 1)
+        self.left = energy.sum().repeat(k + 1, 1)
+        self.rank = torch.zeros(1, 1, dtype=torch.int64, device=rows.device)
         self._picked = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
         self._begin(rows)
 
@@ -118,7 +181,7 @@ class _Downdated(Gain):
     def _measure(self) -> None:
         free = self._energy > self._floor
         value = self._gain.clamp(min=0) / torch.where(free, self._energy, 1)
-        self.value = torch.where(free, value, -torch.inf)
+        self.value = torch.where(free, value, -torch.inf)[None]
 
     def finished(self, t: int, best: Tensor) -> bool:
         """See `Gain`: nothing is left to explain."""
@@ -126,7 +189,7 @@ class _Downdated(Gain):
 
     def take(self, t: int, pick: Tensor, best: Tensor) -> None:
         """See `Gain`: project the pick out of all residuals."""
-        p, before = int(pick[0]), self._new[:, : self._count]
+        p, before = int(pick), self._new[:, : self._count]
         column = self._rows @ self._rows[p] - before @ before[p]
         new = column / column[p].clamp(min=self._floor).sqrt()
         along = self._rows @ (self._rows.T @ new) - before @ (before.T @ new)
@@ -136,6 +199,7 @@ class _Downdated(Gain):
         self._energy[self._picked] = 0
         self._new[:, self._count] = new
         self._count += 1
+        self.rank += 1
         self.left[t + 1 :] = self._energy.clamp(min=0).sum()
         if bool(self._gain.masked_fill(self._picked, 0).max() < self._lowest):
             self._begin(self._residuals())
@@ -149,11 +213,16 @@ class _Downdated(Gain):
         return once - (once @ basis) @ basis.T  # twice is enough
 
 
-def _greedy(image: Tensor, k: int, name: str) -> tuple[Tensor, Tensor]:
-    rows, norms = scaled_rows(image, torch.float64, name)
-    gain = _Downdated(rows, k) if len(rows) > many.LARGE else _Explained(rows, k)
-    pivots, left = greedy_order(gain, k), gain.left
-    rank = torch.full((1, 1), len(pivots), device=rows.device)
-    order = torch.nn.functional.pad(pivots, (0, k - len(pivots)))
-    order = fill_up(order[None], rank, norms[None])[0]
-    return order, left / torch.where(left[0] > 0, left[0], 1)
+def _greedy(images: list[tuple[Tensor, Tensor]], ks: list[int]) -> list[tuple[Tensor, Tensor]]:
+    """Order [k] and relative residual [k + 1] of images, given as `scaled_rows` gives them."""
+    k, rows = max(ks), [x for x, _ in images]
+    if len(rows) == 1 and len(rows[0]) > many.LARGE:
+        gain: _Downdated | _Explained = _Downdated(rows[0], k)
+    else:
+        gain = _Explained(rows, k)
+    order = torch.zeros(k, len(rows), 1, dtype=torch.int64, device=rows[0].device)
+    run_greedy(gain, order, 0, k)
+    norms = pad_sequence([norm for _, norm in images], batch_first=True, padding_value=-2.0)
+    orders = fill_up(order[..., 0].T.contiguous(), gain.rank, norms)
+    left = gain.left / torch.where(gain.left[0] > 0, gain.left[0], 1)
+    return [(orders[b, :k], left[: k + 1, b].contiguous()) for b, k in enumerate(ks)]

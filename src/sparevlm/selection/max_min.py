@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 
 from .checks import check_k
-from .greedy import Gain, greedy_order, in_one_launch, too_many_pairs
-from .rows import blocks, checked_rows, unit_rows
-
-Distances = Callable[[Tensor], Tensor]  # token [1] -> distances [N] of all tokens to it
+from .distances import Distances, Euclidean
+from .greedy import Gain, greedy_order, in_one_launch
 
 
 class _Farthest(Gain):
@@ -80,68 +81,61 @@ def max_min(
 
 
 def _on_the_host(distances: Tensor, k: int, first: Tensor, weights: Tensor | None) -> Tensor:
-    from .small import farthest  # imports numpy
+    from .host_max_min import farthest  # imports numpy
 
     if distances.ndim == 3:
         return farthest(distances, first, weights, k)
     return farthest(distances[None], first[None], None if weights is None else weights[None], k)[0]
 
 
+@torch.no_grad()
+def max_min_each(
+    distances: Sequence[Distances | Tensor], ks: Sequence[int], firsts: Sequence[Tensor]
+) -> list[Tensor]:
+    """`max_min` of several images, without weights: the same, in one loop where it can be.
+
+    On a CPU that is so for matrices, and for rows of one width on Euclidean distance; images with
+    fewer tokens are padded with some that cannot be picked. On a GPU it is so for matrices of one
+    size.
+    """
+    orders: dict[int, Tensor] = {}
+    groups: dict[Any, list[int]] = {}
+    for i, (one, first) in enumerate(zip(distances, firsts, strict=True)):
+        kind: Any = i
+        if isinstance(one, Tensor):
+            kind = (one.dtype, one.device, () if one.device.type == "cpu" else one.shape)
+        elif isinstance(one, Euclidean) and first.device.type == "cpu":
+            kind = (one.rows.dtype, one.rows.shape[1])
+        groups.setdefault(kind, []).append(i)
+    for places in groups.values():
+        wanted = [min(check_k(ks[i]), len(firsts[i])) for i in places]
+        if len(places) == 1:
+            (i,) = places
+            orders[i] = max_min(distances[i], wanted[0], firsts[i])
+            continue
+        # What cannot be picked is farther away than anything before the first pick too.
+        first = pad_sequence(
+            [firsts[i] for i in places], batch_first=True, padding_value=-torch.inf
+        )
+        matrices = [one for i in places if isinstance(one := distances[i], Tensor)]
+        if matrices:
+            n = first.shape[1]
+            together = torch.stack([pad(one, (0, n - len(one)) * 2) for one in matrices])
+            picked = max_min(together, max(wanted), first)
+        else:
+            picked = _of_rows([one for i in places if isinstance(one := distances[i], Euclidean)],
+                              max(wanted), first)  # fmt: skip
+        parts = zip(places, wanted, picked, strict=True)
+        orders |= {i: order[:k].clone() for i, k, order in parts}
+    return [orders[i] for i in range(len(ks))]
+
+
+def _of_rows(euclidean: list[Euclidean], k: int, first: Tensor) -> Tensor:
+    from .host_max_min import farthest  # imports numpy
+
+    rows = pad_sequence([one.rows for one in euclidean], batch_first=True)
+    return farthest(Euclidean(rows), first, None, k)
+
+
 def _row_of(matrix: Tensor) -> Distances:
     return lambda point: matrix.index_select(0, point)[0]
-
-
-def cosine_distances(features: Tensor) -> Tensor | Distances:
-    """1 - cosine of all pairs of rows [N, D], float32 (float64 for float64).
-
-    The matrix [N, N]; of more rows than `rows.LARGE` one column at a time, where no kernel runs the
-    loop.
-    """
-    unit = unit_rows(features)
-    if too_many_pairs(unit):
-        return cosine_distances_to(features)
-    return (unit @ unit.T).neg_().add_(1)
-
-
-def nearest_others(features: Tensor, distances: Tensor | Distances) -> Tensor:
-    """The cosine distance [N] of each row to the one nearest to it, twins included.
-
-    `distances` is what `cosine_distances` gave.
-    """
-    if isinstance(distances, Tensor):
-        return _second(distances)
-    unit = unit_rows(features)
-    parts = (_second((unit[some] @ unit.T).neg_().add_(1)) for some in blocks(len(unit)))
-    return torch.cat(list(parts))
-
-
-def _second(distances: Tensor) -> Tensor:
-    """The second smallest of a row: the smallest is the distance to itself, or to a twin."""
-    return distances.topk(min(2, distances.shape[1]), dim=1, largest=False).values[:, -1]
-
-
-def cosine_distances_to(features: Tensor) -> Distances:
-    """`cosine_distances` one column at a time: right where k is far below N."""
-    unit = unit_rows(features)
-    return lambda point: (unit @ unit.index_select(0, point)[0]).neg_().add_(1)
-
-
-def euclidean_distances(features: Tensor) -> Tensor | Distances:
-    """|x_i - x_j|: the matrix [N, N] where a kernel runs the loop, else one column at a time."""
-    rows = checked_rows(features)
-    if not in_one_launch(rows):
-        return euclidean_distances_to(features)
-    # Without products, which would be wrong for twins.
-    return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
-
-
-def euclidean_distances_to(features: Tensor) -> Distances:
-    """|x_i - x_j| of all rows to one: [N], float32 (float64 for float64)."""
-    rows = checked_rows(features)
-    gap = torch.empty_like(rows)  # |x|^2 - 2 x.y + |y|^2 would be faster, and wrong for twins
-
-    def distances(point: Tensor) -> Tensor:
-        torch.sub(rows, rows.index_select(0, point), out=gap)
-        return torch.linalg.vector_norm(gap, dim=1)
-
-    return distances

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,19 +22,21 @@ from .checks import (
 )
 from .greedy import Gain, run_greedy
 from .products import (
+    ColumnProducts,
+    GramProducts,
     Products,
+    Way,
     full_precision,
+    host_way,
     prefer_gram,
-    prefer_gram_of_small,
-    products_for,
 )
 from .result import Selection, as_selection, fill_up
 
 if TYPE_CHECKING:
     from .fused import FusedRun
-    from .small import SmallRun
+    from .host import HostRun
 
-_SMALL_BYTES = 3 * 2**20  # of the features of an image: what stays in a core's cache
+_CACHED_BYTES = 3 * 2**20  # of the features of an image: what stays in a core's cache
 _CHUNK_BYTES = 2**26  # of Gram matrices and factors of a batch of such
 _BATCH_BYTES = 2**30  # Gram matrices or factors that one chunk of a batch may hold on a GPU
 _SYNC_EVERY = 16  # steps between two looks at a GPU's progress
@@ -115,7 +118,7 @@ def select(
         w = w[None]
     named = "image {}, row".format if features.ndim == 3 else "row".format
 
-    runs: list[_Run | SmallRun | FusedRun] = []
+    runs: list[_Run | HostRun | FusedRun] = []
     # Else products may be taken in bf16.
     with torch.autocast(features.device.type, enabled=False), full_precision():
         for first, last in _chunks(images, k):
@@ -131,8 +134,10 @@ def select(
             for run in runs:
                 run.advance(steps, 0.0)  # others of the batch may have needed more
 
-    order = torch.cat([run.order(steps) for run in runs])
-    residual = torch.cat([run.residual(steps) for run in runs])
+    orders, residuals = [run.order(steps) for run in runs], [run.residual(steps) for run in runs]
+    order, residual = orders[0], residuals[0]
+    if len(runs) > 1:
+        order, residual = torch.cat(orders), torch.cat(residuals)
     if features.ndim == 2:
         order, residual = order[0], residual[0]
     return as_selection(order, residual, tol)
@@ -152,67 +157,171 @@ def _(features: Tensor, k: int, weights: Tensor | None) -> tuple[Tensor, Tensor]
     return order, features.new_empty((*images, k + 1), dtype=dtype)
 
 
+@torch.no_grad()
+def select_each(
+    pictures: Sequence[Tensor], ks: Sequence[int], weights: Sequence[Tensor | None] | None = None
+) -> list[Selection]:
+    """`select` of several images: the same, and faster on a CPU, or where shapes are alike.
+
+    Parameters
+    ----------
+    pictures : sequence of Tensor [N, D]
+        As `select` takes them; shapes and dtypes may differ.
+    ks : sequence of int
+        How many tokens to keep of each.
+    weights : sequence of (Tensor [N] or None), optional
+        Of each image.
+
+    Returns
+    -------
+    list of Selection
+        Of each image, as from `select` without ``tol``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `select`; a row is named with its image.
+    """
+    chosen: dict[int, Selection] = {}
+    weights = [None] * len(pictures) if weights is None else weights
+    groups: dict[Any, list[int]] = {}
+    for i, (rows, k, w) in enumerate(zip(pictures, ks, weights, strict=True)):
+        check_features(rows)
+        images, n = rows[None], len(rows)
+        if _on_host(images) and _cached(images):
+            way = _way(images, min(check_k(k), n))
+            groups.setdefault((working_dtype(rows), way), []).append(i)
+        else:
+            groups.setdefault((rows.shape, rows.dtype, rows.device, k, w is None), []).append(i)
+    for key, places in groups.items():
+        if len(places) > 1 and len(key) == 2:
+            found = _ragged(pictures, ks, weights, places, key[1])
+            chosen |= dict(zip(places, found, strict=True))
+            continue
+        for some in _of_room(places, pictures):
+            chosen |= dict(zip(some, _stacked(pictures, ks, weights, some), strict=True))
+    return [chosen[i] for i in range(len(pictures))]
+
+
+def _stacked(
+    pictures: Sequence[Tensor], ks: Sequence[int], weights: Sequence[Tensor | None], some: list[int]
+) -> list[Selection]:
+    """`select` of images of one shape as a batch."""
+    first = some[0]
+    if len(some) == 1:
+        return [select(pictures[first], ks[first], weights=weights[first])]
+    scales = [w for i in some if (w := weights[i]) is not None]
+    batch = torch.stack([pictures[i] for i in some])
+    selection = select(batch, ks[first], weights=torch.stack(scales) if scales else None)
+    parts = zip(selection.order, selection.residual, selection.count, strict=True)
+    return [Selection(*part) for part in parts]
+
+
+def _ragged(
+    pictures: Sequence[Tensor], ks: Sequence[int], weights: Sequence[Tensor | None],
+    places: list[int], way: Way,
+) -> list[Selection]:  # fmt: skip
+    """Images on a CPU in one loop; shorter ones are padded with tokens that cannot be picked."""
+    from .host import HostRun  # imports numpy
+
+    found: dict[int, Selection] = {}
+    by_length = sorted(places, key=lambda i: len(pictures[i]))
+    with torch.autocast("cpu", enabled=False), full_precision():
+        for some in _of_room(by_length, pictures):
+            wanted = [min(ks[i], len(pictures[i])) for i in some]
+            scales = [check_weights(weights[i], pictures[i]) for i in some]
+            names = [f"image {i}, row" for i in some]
+            prepared = _prepared([pictures[i] for i in some], scales, names)
+            eps = torch.finfo(prepared[0][0].dtype).eps
+            run = HostRun(*prepared, wanted, way, near=1 - _TIE * eps, floor=eps)
+            run.advance(max(wanted), 0.0)
+            orders, residuals = run.order(max(wanted)), run.residual(max(wanted))
+            for i, k, order, residual in zip(some, wanted, orders, residuals, strict=True):
+                found[i] = as_selection(order[:k].clone(), residual[: k + 1].clone(), 0.0)
+    return [found[i] for i in places]
+
+
+def _of_room(places: list[int], pictures: Sequence[Tensor]) -> Iterator[list[int]]:
+    """Runs of images whose features, and pairs of them, are not too many bytes at once."""
+    some: list[int] = []
+    held = 0
+    for i in places:
+        n, d = pictures[i].shape
+        size = 4 * n * (n + d)
+        if some and held + size > _CHUNK_BYTES:
+            yield some
+            some, held = [], 0
+        some.append(i)
+        held += size
+    if some:
+        yield some
+
+
 def _start(
     images: Tensor, weights: Tensor | None, k: int, names: list[str]
-) -> _Run | SmallRun | FusedRun:
-    if _is_small(images):
-        from .small import SmallRun  # imports numpy
+) -> _Run | HostRun | FusedRun:
+    eps = torch.finfo(working_dtype(images)).eps
+    if _on_host(images):
+        from .host import HostRun  # imports numpy
 
-        eps, n = torch.finfo(working_dtype(images)).eps, images.shape[1]
-        return SmallRun(
-            *_prepared(images, weights, names), k,
-            gram=_wants_gram(images, k), near=1 - _TIE * eps, floor=eps * n,
-        )  # fmt: skip
-    if not (usable(images) and _wants_gram(images, k)):
+        ks = [k] * len(images)
+        prepared = _prepared(images, weights, names)
+        return HostRun(*prepared, ks, _way(images, k), near=1 - _TIE * eps, floor=eps)
+    if not (usable(images) and _wants_gram(images)):
         return _Run(images, weights, k, names)
     from .fused import FusedRun  # imports Triton
 
-    eps = torch.finfo(torch.float32).eps
     return FusedRun(images, weights, k, names, 1 - _TIE * eps, eps * images.shape[1])
 
 
-def _is_small(images: Tensor) -> bool:
+def _on_host(images: Tensor) -> bool:
+    return images.device.type == "cpu" and not usable(images)
+
+
+def _cached(images: Tensor) -> bool:
     """Whether an image's features stay in a CPU's cache, whatever the batch."""
     _, n, d = images.shape
-    size = n * d * torch.finfo(working_dtype(images)).bits // 8
-    return images.device.type == "cpu" and size <= _SMALL_BYTES and not usable(images)
+    return n * d * torch.finfo(working_dtype(images)).bits // 8 <= _CACHED_BYTES
 
 
-def _wants_gram(images: Tensor, k: int) -> bool:
-    if _is_small(images):
-        return prefer_gram_of_small(images.shape[1], images.shape[2], k)
-    return prefer_gram(images.shape[1], k, working_dtype(images), images.device)
+def _way(images: Tensor, k: int) -> Way:
+    _, n, d = images.shape
+    return host_way(n, d, k, working_dtype(images))
+
+
+def _wants_gram(images: Tensor) -> bool:
+    return prefer_gram(images.shape[1], working_dtype(images))
 
 
 def _chunks(images: Tensor, k: int) -> list[tuple[int, int]]:
     """Images to work on at once: many small ones or many on a GPU, else one, in the cache."""
     total, n, d = images.shape
+    entry = torch.finfo(working_dtype(images)).bits // 8
     size = 1
-    if _is_small(images):
-        wide = n if _wants_gram(images, k) else 0
-        size = max(
-            1, _CHUNK_BYTES // (n * (k + wide) * torch.finfo(working_dtype(images)).bits // 8)
-        )
-    elif images.device.type != "cpu":
-        wide = n if _wants_gram(images, k) else d
-        bits = torch.finfo(working_dtype(images)).bits
-        size = max(1, _BATCH_BYTES // (n * (k + wide) * bits // 8))
+    if _on_host(images):
+        if _cached(images):
+            wide = n if _way(images, k) == "gram" else d
+            size = max(1, _CHUNK_BYTES // (n * (k + wide) * entry))
+    else:
+        wide = n if _wants_gram(images) else d
+        size = max(1, _BATCH_BYTES // (n * (k + wide) * entry))
     return [(b, min(b + size, total)) for b in range(0, total, size)]
 
 
 def _prepared(
-    images: Tensor, weights: Tensor | None, names: list[str]
-) -> tuple[list[Tensor], list[Tensor | None], Tensor]:
-    """Rows [N, D] of every image, what they are multiplied by, and their weighted norms [B, N]."""
-    dtype = working_dtype(images)
+    images: Tensor | Sequence[Tensor], weights: Tensor | Sequence[Tensor | None] | None,
+    names: list[str],
+) -> tuple[list[Tensor], list[Tensor | None], list[Tensor]]:  # fmt: skip
+    """Rows [N, D] of every image, what they are multiplied by, and their weighted norms [N]."""
+    dtype = working_dtype(images[0])
     rows: list[Tensor] = []
     scales: list[Tensor | None] = []
     norms: list[Tensor] = []
     for b, name in enumerate(names):
         x, norm = scaled_rows(images[b], dtype, name)
-        w = None
-        if weights is not None:
-            w = scaled_weights(weights[b], norm)
+        w = None if weights is None else weights[b]
+        if w is not None:
+            w = scaled_weights(w, norm)
             norm = norm.double() * w  # the tiniest would vanish in fp32
             if float(w.max()) > _MAX_WEIGHT:
                 x, w = x.double().mul(w[:, None]), None
@@ -220,7 +329,7 @@ def _prepared(
         rows.append(x)
         scales.append(w if w is None else w.to(dtype))
         norms.append(norm)
-    return rows, scales, torch.stack(norms)
+    return rows, scales, norms
 
 
 class _Run(Gain):
@@ -233,8 +342,10 @@ class _Run(Gain):
     def __init__(self, images: Tensor, weights: Tensor | None, k: int, names: list[str]) -> None:
         dtype, device = working_dtype(images), images.device
         total, n, _ = images.shape
-        rows, scales, self._norms = _prepared(images, weights, names)
-        self._products: Products | None = products_for(rows, scales, k)
+        rows, scales, norms = _prepared(images, weights, names)
+        self._norms = torch.stack(norms)
+        kind = GramProducts if _wants_gram(images) else ColumnProducts
+        self._products: Products | None = kind(rows, scales)
         # What a step maximises: the squared weighted residual norm of every token.
         self.value = self._norms.to(dtype).square()
         eps = torch.finfo(dtype).eps
@@ -277,7 +388,7 @@ class _Run(Gain):
         value = gain.gather(-1, pick)
         past, new, pivot_row = factor[:, :t], factor[:, t], self._pivot_row[:, :t]
         for b, out in enumerate(new.unbind(0)):
-            products.write(b, pick[b], gain[b], out)
+            products.write(b, pick[b], out)
             if t > 0:
                 seen = past[b]
                 torch.index_select(seen, 1, pick[b], out=pivot_row[b, :, None])

@@ -4,58 +4,91 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from sparevlm.kernels import usable
+
+from .rows import checked_rows, unit_rows
+
+SMALL_BYTES = 2**20  # features of which a pass costs a CPU less than choosing a block does
 _GRAM_BYTES = 256 * 2**20  # of one image on a GPU
-_BLOCK = 16  # columns that one product of a CPU computes
-_HELD = 4 * _BLOCK  # columns held for later steps
-_SMALL_BYTES = 2**20  # features of which a pass costs a CPU less than choosing a block does
+_PANEL = 192  # rows; products of narrower blocks cost a CPU more than their halves save
+
+Way = Literal["gram", "blocks", "columns"]
 
 
-def products_for(
-    rows: list[Tensor], weights: list[Tensor | None], k: int
-) -> GramProducts | ColumnProducts | BlockProducts:
-    """What is cheapest for picking k of the rows [N, D] of every image."""
-    if prefer_gram(len(rows[0]), k, rows[0].dtype, rows[0].device):
-        return GramProducts(rows, weights)
-    if rows[0].device.type == "cpu" and rows[0].nbytes > _SMALL_BYTES:
-        return BlockProducts(rows, weights)
-    return ColumnProducts(rows, weights)
+def pairs(rows: Tensor, out: Tensor | None = None) -> Tensor:
+    """Inner products of all pairs of rows [N, D]: [N, N].
 
-
-def prefer_gram(n: int, k: int, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether the Gram matrix is cheaper than products a step or a few steps.
-
-    A GPU does the N^2 D products at once, and a pass is bound by its launch: Gram unless it is too
-    large. A CPU's blocks of columns cost about as much each as the Gram matrix's, and are at most
-    1.7 times as many as are needed. The answer does not depend on the batch: a batch must round
-    like singles.
+    On a CPU half of the blocks are mirrored. All blocks have one shape, so that twins round alike
+    wherever they lie.
     """
-    if device.type != "cpu":
-        return n * n * torch.finfo(dtype).bits // 8 <= _GRAM_BYTES
-    return n <= 2 * k
+    n = len(rows)
+    count = n // _PANEL
+    if rows.device.type != "cpu" or count < 2:
+        return torch.mm(rows, rows.T, out=out)
+    out = rows.new_empty(n, n) if out is None else out
+    size = -(-n // (16 * count)) * 16
+    starts = [*range(0, n - size, size), n - size]
+    for i, top in enumerate(starts):
+        here = rows[top : top + size]
+        for left in starts[i:]:
+            block = out[top : top + size, left : left + size]
+            torch.mm(here, rows[left : left + size].T, out=block)
+            if left > top:
+                out[left : left + size, top : top + size] = block.T
+    return out
 
 
-def prefer_gram_of_small(n: int, d: int, k: int) -> bool:
-    """The same for an image that one loop takes with others: N D products are cheap at once.
+def cosine_pairs(features: Tensor) -> Tensor:
+    """Cosines of all pairs of rows [N, D]: [N, N], float32 (float64 for float64).
 
-    Measured on one core: 150 GFLOP/s all at once; one column takes 10 us, and reads its features
-    at 20 GB/s.
+    Raises
+    ------
+    TypeError, ValueError
+        If features are no floating-point tensor of rows, or hold NaN or infinity.
     """
-    return 2 * n * n * d / 150e9 <= k * (10e-6 + 4 * n * d / 20e9)
+    if features.device.type == "cpu" and not usable(features):
+        rows = checked_rows(features)
+        norms = torch.linalg.vector_norm(rows, dim=1)
+        if bool(((norms > 1e-9) & (norms < 1e9)).all()):
+            # A pass over the pairs is cheaper than one over the features. Of two tokens that cover
+            # each other alike, rounding of the diagonal would decide.
+            return pairs(rows).div_(torch.outer(norms, norms)).fill_diagonal_(1)
+    return pairs(unit_rows(features))
+
+
+def host_way(n: int, d: int, k: int, dtype: torch.dtype) -> Way:
+    """What is cheapest on a CPU for picking k of N rows of D.
+
+    Measured on one core: all products run at 150 GFLOP/s, less by half of the mirrored; a column by
+    itself reads its features at 20 GB/s; a block of them takes twice as long as its share of all
+    products, and one in four of its columns is not asked for.
+    """
+    size = n * d * torch.finfo(dtype).bits // 8
+    at_once = 2 * n * n * d / 150e9 * (0.75 if n >= 2 * _PANEL else 1)
+    one = (10e-6 + size / 20e9) if size <= SMALL_BYTES else (2 * n * d / 63e9 + 5e-6) * 4 / 3
+    if at_once <= k * one and n * n <= max(_GRAM_BYTES // 8, n * d):
+        return "gram"
+    return "columns" if size <= SMALL_BYTES else "blocks"
+
+
+def prefer_gram(n: int, dtype: torch.dtype) -> bool:
+    """Whether a GPU takes the Gram matrix: at once, unless it is too large.
+
+    A pass is bound by its launch.
+    """
+    return n * n * torch.finfo(dtype).bits // 8 <= _GRAM_BYTES
 
 
 class Products(Protocol):
     """Inner products of weighted rows, one token at a time."""
 
-    def write(self, image: int, token: Tensor, value: Tensor, out: Tensor) -> None:
-        """Put <w_i x_i, w_j x_j> for all tokens i into out [N], j = token [1].
-
-        value [N] tells which tokens are likely to be asked for next: those of the largest.
-        """
+    def write(self, image: int, token: Tensor, out: Tensor) -> None:
+        """Put <w_i x_i, w_j x_j> for all tokens i into out [N], j = token [1]."""
 
 
 class GramProducts:
@@ -64,12 +97,12 @@ class GramProducts:
     def __init__(self, rows: list[Tensor], weights: list[Tensor | None]) -> None:
         self._gram = []
         for x, w in zip(rows, weights, strict=True):
-            gram = x @ x.T  # by panels, of which half are mirrored, twins would round apart
+            gram = pairs(x)
             if w is not None:
                 gram.mul_(w).mul_(w[:, None])
             self._gram.append(gram)
 
-    def write(self, image: int, token: Tensor, value: Tensor, out: Tensor) -> None:
+    def write(self, image: int, token: Tensor, out: Tensor) -> None:
         """See `Products`."""
         out.copy_(self._gram[image].index_select(0, token)[0])
 
@@ -81,7 +114,7 @@ class ColumnProducts:
         self._rows = rows
         self._weights = weights
 
-    def write(self, image: int, token: Tensor, value: Tensor, out: Tensor) -> None:
+    def write(self, image: int, token: Tensor, out: Tensor) -> None:
         """See `Products`."""
         x, w = self._rows[image], self._weights[image]
         row = x.index_select(0, token)[0]
@@ -90,50 +123,6 @@ class ColumnProducts:
         else:
             torch.mv(x, row.mul_(w.index_select(0, token)), out=out)
             out.mul_(w)
-
-
-class BlockProducts:
-    """Products of the tokens likely to be picked next, some at a time: right on a CPU.
-
-    One pass over the features for 16 tokens takes less than twice as long as for one of them in
-    memory's terms, and three in four of them are asked for later: a token's residual seldom falls
-    far from one step to the next.
-    """
-
-    def __init__(self, rows: list[Tensor], weights: list[Tensor | None]) -> None:
-        self._rows, self._weights = rows, weights
-        n = len(rows[0])
-        self._held = [x.new_empty(min(_HELD, n), n) for x in rows]
-        self._places: list[dict[int, int]] = [{} for _ in rows]  # of held columns, by token
-
-    def write(self, image: int, token: Tensor, value: Tensor, out: Tensor) -> None:
-        """See `Products`."""
-        places, wanted = self._places[image], int(token)
-        if wanted not in places:
-            self._fetch(image, wanted, value)
-        out.copy_(self._held[image][places.pop(wanted)])
-
-    def _fetch(self, image: int, token: int, value: Tensor) -> None:
-        x, w = self._rows[image], self._weights[image]
-        held, places = self._held[image], self._places[image]
-        hope = value.clone()
-        hope[list(places)] = 0
-        hope[token] = torch.inf
-        best = hope.topk(min(_BLOCK, len(held)))
-        fetched = best.indices[best.values > 0]  # `token` comes first
-        rows = x[fetched]
-        if w is not None:
-            rows.mul_(w[fetched, None])
-        columns = rows @ x.T
-        if w is not None:
-            columns.mul_(w)
-        for worst in sorted(places, key=value.tolist().__getitem__):
-            if len(held) - len(places) >= len(fetched):
-                break
-            del places[worst]
-        free = sorted(set(range(len(held))) - set(places.values()))[: len(fetched)]
-        held[free] = columns
-        places.update(zip(fetched.tolist(), free, strict=True))
 
 
 @contextmanager
@@ -146,11 +135,11 @@ def full_precision() -> Iterator[None]:
     exact: str | bool = "ieee"
     if not hasattr(matmuls[0], name):  # torch < 2.9
         matmuls, name, exact = matmuls[:1], "allow_tf32", False
-    before = [getattr(m, name) for m in matmuls]
+    before = [(m, value) for m in matmuls if (value := getattr(m, name)) != exact]
     try:
-        for m in matmuls:
+        for m, _ in before:
             setattr(m, name, exact)
         yield
     finally:
-        for m, value in zip(matmuls, before, strict=True):
+        for m, value in before:
             setattr(m, name, value)

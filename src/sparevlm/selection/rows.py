@@ -9,15 +9,16 @@ from torch import Tensor
 
 from .checks import bad_row, can_look, check_features, working_dtype
 
-LARGE = 2048
+LARGE = 4096
 """Rows up to which a matrix of all pairs is held; beyond, it is made in blocks, time and again."""
 
 _BLOCK = 256
 
 
-def blocks(n: int) -> Iterator[slice]:
+def blocks(n: int, size: int | None = None) -> Iterator[slice]:
     """Runs of rows, one behind the other, whose pairs with all n are held at once."""
-    return (slice(begin, begin + _BLOCK) for begin in range(0, n, _BLOCK))
+    size = _BLOCK if size is None else size
+    return (slice(begin, begin + size) for begin in range(0, n, size))
 
 
 def checked_rows(features: Tensor) -> Tensor:

@@ -1,0 +1,166 @@
+"""Pivoted selection on a CPU: all images of a batch in one loop.
+
+A step is some twenty operations on arrays [B, N], whatever B is. On arrays this small a call costs
+more than what it computes, and calls of numpy cost a third of torch's. What rounds (products, sums)
+is taken image by image by the same routine, so that an image does not depend on its company.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from .host_products import HostBlocks, HostColumns, HostProducts
+from .products import Way, pairs
+from .result import fill_up
+
+_PAD = 32  # entries; twins must round alike, wherever they lie
+Floats = NDArray[np.floating]
+
+
+class HostRun:
+    """Greedy selection over images in step; can stop and go on.
+
+    Parameters
+    ----------
+    rows : list of Tensor [N, D]
+        Of every image, float32 or float64. N may differ: shorter images are padded with tokens that
+        cannot be picked.
+    weights : list of Tensor [N] or None
+        What the rows are multiplied by besides.
+    norms : list of Tensor [N]
+        Weighted norms of the rows.
+    ks : list of int
+        How many tokens of each image at most.
+    way : "gram", "blocks" or "columns"
+        Where products come from: of all pairs at once, of tokens likely to be picked, of a token.
+    near, floor : float
+        Values of at least `near` times the largest are ties; below `floor` N times the largest
+        initial one nothing is left to explain.
+    """
+
+    def __init__(
+        self, rows: list[Tensor], weights: list[Tensor | None], norms: list[Tensor],
+        ks: Sequence[int], way: Way, *, near: float, floor: float,
+    ) -> None:  # fmt: skip
+        dtype, k = rows[0].dtype, max(ks)
+        self._lengths = np.array([len(x) for x in rows])
+        total, n = len(rows), int(self._lengths.max())
+        self._ragged = bool((self._lengths < n).any())
+        if self._ragged:
+            self._norms = pad_sequence(norms, batch_first=True, padding_value=-2.0)  # never kept
+        else:
+            self._norms = torch.stack(norms)
+        self._ks, self._all = np.array(ks), min(ks)
+        self._near = np.asarray(near, _numpy(dtype))
+        held = self._norms.clamp(min=0) if self._ragged else self._norms
+        self._value: Floats = held.to(dtype).square().numpy()
+        self._floor = (floor * self._lengths).astype(self._value.dtype) * self._value.max(1)
+        self._gram: Floats | None = None
+        self._single: list[HostProducts] = []
+        if way == "gram":
+            self._gram = _made(dtype, total, n, n, zero=self._ragged)
+            for x, w, out in zip(rows, weights, torch.from_numpy(self._gram), strict=True):
+                product = pairs(x, out[: len(x), : len(x)])
+                if w is not None:
+                    product.mul_(w).mul_(w[:, None])
+        else:
+            kind = HostBlocks if way == "blocks" else HostColumns
+            self._single = [kind(x, w) for x, w in zip(rows, weights, strict=True)]
+        # Zeros behind the last token: no remainder, of which products might round otherwise.
+        self._factor = _made(dtype, total, k, math.ceil(n / _PAD) * _PAD)
+        self._factor[..., int(self._lengths.min()) :] = 0
+        self._order = np.zeros((k, total), np.int64)
+        self._rank = np.zeros(total, np.int64)
+        self._energy = _made(dtype, k + 1, total)
+        self._images = np.arange(total)
+        self.steps = 0
+        self._sum_energy(0)
+
+    def advance(self, stop: int, tol: float) -> None:
+        """Pick tokens until there are ``stop``, or every image has reached ``tol`` > 0."""
+        value, images = self._value, self._images
+        for t in range(self.steps, stop):
+            best = np.maximum.reduce(value, 1)
+            alive = best > self._floor
+            if t >= self._all:
+                alive &= self._ks > t
+            all_alive = bool(np.logical_and.reduce(alive))
+            if t and tol > 0 and bool((self._relative(t) <= tol).all()):
+                self.steps = t
+                return
+            if t and not all_alive and not alive.any():
+                self._energy[t + 1 : stop + 1] = self._energy[t]  # `order` fills up
+                break
+            pick = (value >= (best * self._near)[:, None]).argmax(1, out=self._order[t])
+            own = value[images, pick]
+            new = self._column(t, pick, alive)
+            scale = np.sqrt(own)
+            if not all_alive:  # exhausted ones stay as they are
+                scale = np.where(alive, scale, np.inf)
+            new /= scale[:, None]
+            value -= new * new
+            np.maximum(value, 0, out=value)
+            value[images, pick] = 0 if all_alive else np.where(alive, 0, own)
+            self._rank += alive
+            self._sum_energy(t + 1)
+        self.steps = stop
+
+    def _column(self, t: int, pick: NDArray[np.int64], alive: NDArray[np.bool_]) -> Floats:
+        """Row t of the factors [B, N], but for its scale."""
+        new = self._factor[:, t, : self._value.shape[1]]
+        if self._gram is not None:
+            new[:] = self._gram[self._images, pick]
+        else:
+            for b, (products, n) in enumerate(zip(self._single, self._lengths, strict=True)):
+                if alive[b]:
+                    products.write(int(pick[b]), self._value[b, :n], new[b, :n])
+                else:
+                    new[b] = 0
+        if t:
+            past = self._factor[:, :t]
+            lost = np.matmul(past[self._images, :, pick][:, None], past)[:, 0]
+            new -= lost[:, : new.shape[1]]
+        return new
+
+    def _sum_energy(self, t: int) -> None:
+        if not self._ragged:
+            np.add.reduce(self._value, 1, out=self._energy[t])
+            return
+        for b, n in enumerate(self._lengths):  # sums over padding would round otherwise
+            self._energy[t, b] = np.add.reduce(self._value[b, :n])
+
+    def _relative(self, t: int | slice) -> Floats:
+        initial = self._energy[0]
+        return self._energy[t] / np.where(initial > 0, initial, 1)
+
+    def release(self) -> None:
+        """Drop what only further steps need."""
+        self._gram, self._single, self._factor = None, [], np.empty(0)
+
+    def residual(self, steps: int) -> Tensor:
+        """Relative residual [B, steps + 1]."""
+        return torch.from_numpy(np.ascontiguousarray(self._relative(slice(0, steps + 1)).T))
+
+    def order(self, steps: int) -> Tensor:
+        """Order [B, steps], filled up by weighted norm from where an image was exhausted on."""
+        order = torch.from_numpy(np.ascontiguousarray(self._order[:steps].T))
+        if bool(np.logical_and.reduce(self._rank >= steps)):
+            return order
+        return fill_up(order, torch.from_numpy(self._rank)[:, None], self._norms)
+
+
+def _made(dtype: torch.dtype, *shape: int, zero: bool = False) -> Floats:
+    """Memory that torch counts and aligns."""
+    made: Floats = (torch.zeros if zero else torch.empty)(shape, dtype=dtype).numpy()
+    return made
+
+
+def _numpy(dtype: torch.dtype) -> type[np.floating]:
+    return np.float64 if dtype == torch.float64 else np.float32
