@@ -49,6 +49,14 @@ def test_coverage_exhausted_or_tied_goes_by_index():
     assert max_coverage(similarity, 8).tolist() == list(range(8))
 
 
+def test_coverage_tells_apart_what_float32_can():
+    similarity = torch.rand(3000, 2, generator=torch.Generator().manual_seed(0))
+    similarity[:, 1] = similarity[:, 0].flip(0)  # the same sum in another order
+    assert max_coverage(similarity, 1).tolist() == [0]
+    similarity[0, 1] += 0.003  # of about 1500
+    assert max_coverage(similarity, 1).tolist() == [1]
+
+
 @settings(max_examples=40, deadline=None)
 @given(cases)
 def test_suppression(case):

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from sparevlm.methods.picking import PickingMethod
-from sparevlm.selection import select_each, unit_rows
+from sparevlm.selection import checked_rows, select_each
 from sparevlm.tokens import Reduction, VisualTokens
 
 
@@ -37,19 +38,21 @@ class CDPruner(PickingMethod):
     def pick_all(self, pictures: Sequence[VisualTokens], ks: Sequence[int]) -> list[Reduction]:
         """See `PickingMethod.pick_all`."""
         scores = [t.query.similarity() if t.query is not None else None for t in pictures]
-        selections = select_each(
-            [unit_rows(tokens.features) for tokens in pictures],
-            ks,
-            [None if similar is None else _relevance(similar) for similar in scores],
-        )
+        features = [checked_rows(tokens.features) for tokens in pictures]
+        weights = [_weights(x, similar) for x, similar in zip(features, scores, strict=True)]
+        selections = select_each(features, ks, weights)
         return [
             Reduction.picked(one.order, scores=similar)
             for one, similar in zip(selections, scores, strict=True)
         ]
 
 
-def _relevance(similarity: Tensor) -> Tensor:
-    """The r [N] of the similarity [N] of tokens and question."""
+def _weights(features: Tensor, similarity: Tensor | None) -> Tensor:
+    """What makes of features [N, D] the rows r_i x_i / |x_i|, given their similarity [N]."""
+    norms = torch.linalg.vector_norm(features, dim=1).double()
+    lengths = torch.where(norms > 0, norms, torch.inf)
+    if similarity is None:
+        return 1 / lengths
     against = -similarity
     low, high = against.min(), against.max()
-    return (against - low + 1e-6) / (high - low).clamp(min=1e-6)
+    return (against - low + 1e-6) / (high - low).clamp(min=1e-6) / lengths

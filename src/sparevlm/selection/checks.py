@@ -160,7 +160,7 @@ def scaled_rows(image: Tensor, dtype: torch.dtype, name: str = "row") -> tuple[T
 
 
 def scaled_weights(weights: Tensor, norms: Tensor) -> Tensor:
-    """Weights of one image in float64, scaled so that the largest weighted norm is about 1.
+    """Weights of one image in float64, scaled so that the largest weighted norm is near 1.
 
     Parameters
     ----------
@@ -170,6 +170,9 @@ def scaled_weights(weights: Tensor, norms: Tensor) -> Tensor:
         Of the scaled rows. Zero rows get weight 0, since they must not stand in the way.
     """
     w = torch.where(norms > 0, weights, 0)
+    largest = float((w * norms).max())
+    if 1 / _SAFE <= largest <= _SAFE and float(w.max()) <= _SAFE:
+        return w  # a power of two would change no pick
     for size in (torch.ones_like(w), norms.double()):  # first so that the product cannot underflow
         w = _normalised(w, float((w * size).max()))
     return w

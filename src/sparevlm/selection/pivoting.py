@@ -229,7 +229,7 @@ def _ragged(
     with torch.autocast("cpu", enabled=False), full_precision():
         for some in _of_room(by_length, pictures):
             wanted = [min(ks[i], len(pictures[i])) for i in some]
-            scales = [check_weights(weights[i], pictures[i]) for i in some]
+            scales = _checked([weights[i] for i in some], [pictures[i] for i in some])
             names = [f"image {i}, row" for i in some]
             prepared = _prepared([pictures[i] for i in some], scales, names)
             eps = torch.finfo(prepared[0][0].dtype).eps
@@ -239,6 +239,20 @@ def _ragged(
             for i, k, order, residual in zip(some, wanted, orders, residuals, strict=True):
                 found[i] = as_selection(order[:k].clone(), residual[: k + 1].clone(), 0.0)
     return [found[i] for i in places]
+
+
+def _checked(
+    weights: list[Tensor | None], pictures: list[Tensor]
+) -> list[Tensor] | list[Tensor | None]:
+    """`check_weights` of several images, at once where their shapes are as they must be."""
+    given = [w for w, x in zip(weights, pictures, strict=True) if isinstance(w, Tensor)
+             and w.shape == x.shape[:1]]  # fmt: skip
+    if len(given) < len(pictures) or any(w.is_complex() for w in given):
+        return [check_weights(w, x) for w, x in zip(weights, pictures, strict=True)]
+    whole = torch.cat(given)
+    checked = check_weights(whole, whole[:, None])
+    assert checked is not None
+    return list(checked.split([len(w) for w in given]))
 
 
 def _of_room(places: list[int], pictures: Sequence[Tensor]) -> Iterator[list[int]]:
