@@ -27,8 +27,10 @@ SECONDS = 20.0  # a method that took longer is not timed again
 LIMIT = 3.0  # times the product; beyond, the algorithm itself must be the reason
 FORCED = {
     "greedy-css": "rewrites an N x N matrix of residuals at every step, in fp64",
+    "k-center": "takes differences of all tokens to each pick: products would be wrong for twins",
     "leverage": "needs the singular vectors of X: an eigendecomposition, O(N^3), in fp64",
     "two-stage": "needs the singular vectors of X: an eigendecomposition, O(N^3), in fp64",
+    "vispruner": "takes products anew in each round, as its authors' program does",
     "volume": "needs all eigenvectors of X X^T, O(N^3), in fp64",
     "zoo-prune": "runs the projector 128 times over all tokens",
 }

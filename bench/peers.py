@@ -1,9 +1,11 @@
 """Our methods beside their authors' published loops: time of both, and whether they pick the same.
 
     python -m bench.peers [--pictures P] [--repeats R]
+    python -m bench.peers --agreement [--pictures P]
 
 fp32, one core, interleaved; random features, 4096 wide, as are encoder states. The loops are
-`bench.published_loops`. Orders are compared where a loop gives one.
+`bench.published_loops`. The second form times nothing: in how many of so many pictures of random
+shapes both pick the same, where theirs work in fp32, in bf16 and in fp16 (ours decide in fp32).
 """
 
 from __future__ import annotations
@@ -36,19 +38,19 @@ class Picture:
     theirs: dict[str, Callable[[int], Tensor]]
 
 
-def make(n: int, d: int, seed: int) -> Picture:
+def make(n: int, d: int, seed: int, dtype: torch.dtype = torch.float32) -> Picture:
     draw = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=draw)
+        return torch.randn(*shape, generator=draw).to(dtype)
 
     x, states, texts = normal(n, d), normal(n, d), normal(WORDS, d)
-    attention = normal(1, n).softmax(1)
+    attention = torch.randn(1, n, generator=draw).softmax(1)
     seen = VisualTokens(
         x, query=Query(x, texts, "llm"), encoder_attention=attention,
         projector=Projector(states, nn.Identity(), states[0]),
     )  # fmt: skip
-    against = -(normalize(x, dim=-1) @ normalize(texts, dim=-1).T).mean(-1)
+    against = -(normalize(x.float(), dim=-1) @ normalize(texts.float(), dim=-1).T).mean(-1)
     spread = against.max() - against.min()
     relevance = (against - against.min() + 1e-6) / spread
     theirs: dict[str, Callable[[int], Tensor]] = {
@@ -85,19 +87,42 @@ def row(name: str, n: int, d: int, k: int, pictures: int, repeats: int) -> str:
     )
 
 
+def agreement(name: str, pictures: int) -> str:
+    counts = []
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        draw = torch.Generator().manual_seed(0)
+        alike = 0
+        for seed in range(pictures):
+            n, d = (int(torch.randint(60, most, (1,), generator=draw)) for most in (600, 1100))
+            k = int(torch.randint(8, min(n, d) // 2, (1,), generator=draw))
+            picture = make(n, d, seed, dtype)
+            ours, theirs = get_method(name, k).reduce(picture.tokens), picture.theirs[name](k)
+            alike += torch.equal(ours.indices, theirs.sort().values)
+        counts.append(f"{100 * alike / pictures:>6.0f} %")
+    return f"{name:<10}" + "".join(counts)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", metavar="NAME", help="methods to time")
-    parser.add_argument("--pictures", type=int, default=3, help="compared for what is picked")
+    parser.add_argument("--pictures", type=int, help="compared for what is picked (3; 50)")
+    parser.add_argument("--agreement", action="store_true", help="compare picks, and time nothing")
     parser.add_argument("--repeats", type=int, default=9)
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    names = asked.only or ["divprune", "cdpruner", "vispruner", "scope", "mmtok"]
+    if asked.agreement:
+        print("method      fp32    bf16    fp16")
+        with torch.no_grad():
+            for name in names:
+                print(agreement(name, asked.pictures or 50), flush=True)
+        return
     print("method     tokens, kept     theirs ms   here ms   ratio (min .. max)   target")
     with torch.no_grad():
         for n, d, k in SHAPES:
             repeats = asked.repeats if n < 1000 else max(3, asked.repeats // 3)
-            for name in asked.only or ["divprune", "cdpruner", "vispruner", "scope", "mmtok"]:
-                print(row(name, n, d, k, asked.pictures, repeats), flush=True)
+            for name in names:
+                print(row(name, n, d, k, asked.pictures or 3, repeats), flush=True)
 
 
 if __name__ == "__main__":

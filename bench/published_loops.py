@@ -55,7 +55,7 @@ def mmtok(features: Tensor, states: Tensor, texts: Tensor, k: int) -> Tensor:
     """
 
     def unit(rows: Tensor) -> Tensor:
-        return rows / rows.norm(dim=-1, keepdim=True).clamp(min=1e-8)
+        return (rows / rows.norm(dim=-1, keepdim=True).clamp(min=1e-8)).float()
 
     seen = unit(states)
     texts_cover = (unit(texts) @ unit(features).T / 0.02).softmax(1) / len(texts)
@@ -107,3 +107,22 @@ def vispruner(states: Tensor, attention: Tensor, k: int) -> Tensor:
         stay = likeness.argsort(descending=True)[drop:]
         left = torch.cat([left[::2][stay], left[1::2]])
     return torch.cat([first, left]).sort().values
+
+
+def dart(features: Tensor, norms: Tensor, pivots: int, share: int, first: int = 0) -> Tensor:
+    """DART: each pivot takes the `share` tokens least like it, in the order of a Python set.
+
+    The set holds places in the prompt, of which the picture's begin at `first`, so that whose turn
+    it is depends on the words before the picture. features [N, D] and L1 norms [N] give
+    pivots + pivots * share indices, ascending.
+    """
+    chosen = set((norms.topk(pivots).indices + first).tolist())
+    free = set(range(first, first + len(features))) - chosen
+    for pivot in list(chosen):
+        left = list(free)
+        others = features[torch.tensor(left) - first]
+        unlike = -torch.cosine_similarity(features[pivot - first][None], others, dim=-1)
+        taken = [left[i] for i in unlike.topk(share).indices.tolist()]
+        chosen.update(taken)
+        free.difference_update(taken)
+    return torch.tensor(sorted(chosen)) - first

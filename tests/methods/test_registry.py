@@ -232,7 +232,7 @@ def test_names():
     assert get_method("SPARE", 5) == get_method("spare", 5) == sparevlm.SPARE(keep=5)
     assert get_method("random_tokens", 5, seed=2) == sparevlm.RandomTokens(5, seed=2)
     for wrong in ("spar", "", None, 3):
-        with pytest.raises(ValueError, match=r"choose one of .*random, scope, spare"):
+        with pytest.raises(ValueError, match=r"choose one of .*random, resprune, scope, spare"):
             get_method(wrong, 5)
 
 

@@ -79,6 +79,83 @@ def test_normalised_with_full_guidance_is_cdpruner(seed):
     assert not ours.order.equal(SPARE(20, guidance="anti", strength=1.0).reduce(tokens).order)
 
 
+def greedy(rows, weights, k):
+    """Pivots of rows in float64, one projection behind the other."""
+    left, kept = rows.double() * weights.double()[:, None], []
+    for _ in range(k):
+        values = left.square().sum(1)
+        values[kept] = -1
+        kept.append(int((values >= values.max() * (1 - 1e-6)).nonzero()[0, 0]))  # ties by index
+        unit = left[kept[-1]] / left[kept[-1]].norm()
+        left = left - (left @ unit)[:, None] * unit
+    return kept
+
+
+@pytest.mark.parametrize("form", ["product", "power"])
+@pytest.mark.parametrize("guidance", ["anti", "normal", "none"])
+@pytest.mark.parametrize("winsorize", [None, 1.5])
+@pytest.mark.parametrize("exponent", [0, 0.5, 1])
+def test_all_settings_by_a_loop(exponent, winsorize, guidance, form):
+    draw = torch.Generator().manual_seed(1)
+    rows = torch.randn(70, 40, generator=draw) * torch.rand(70, 1, generator=draw)
+    rows[:3] *= 10
+    tokens = VisualTokens(
+        rows, query=Query(torch.randn(70, 6, generator=draw), torch.randn(2, 6, generator=draw))
+    )
+    similar = tokens.query.similarity()
+    similar = (similar - similar.min()) / (similar.max() - similar.min())
+    against = {"anti": similar, "normal": 1 - similar, "none": torch.zeros(70)}[guidance]
+    weights = 1 - 0.7 * against if form == "product" else (1 - against) ** 0.7
+    lengths = rows.norm(dim=1)
+    shorter = lengths if winsorize is None else lengths.clamp(max=1.5 * lengths.median())
+    rows = rows / lengths[:, None] * shorter[:, None]
+    expected = greedy(rows / shorter[:, None] ** exponent, weights, 20)
+    method = SPARE(
+        20, guidance=guidance, strength=0.7, form=form, exponent=exponent, winsorize=winsorize
+    )
+    assert method.reduce(tokens).order.tolist() == expected
+
+
+def test_outliers_take_the_first_picks_unless_they_are_cut():
+    draw = torch.Generator().manual_seed(2)
+    rows = torch.randn(100, 50, generator=draw)
+    rows[[11, 47, 80]] *= 10
+    seen = VisualTokens(rows)
+    assert set(SPARE(3).reduce(seen).indices.tolist()) == {11, 47, 80}
+    assert not {11, 47, 80} <= set(SPARE(8, winsorize=1).reduce(seen).indices.tolist())
+
+
+def test_zero_rows_are_no_outliers():
+    rows = torch.zeros(20, 4)
+    rows[7, 2] = 3
+    for settings in ({"winsorize": 1}, {"exponent": 1}, {"exponent": 0.5, "winsorize": 2}):
+        assert SPARE(1, **settings).reduce(VisualTokens(rows)).indices.tolist() == [7]
+        assert len(SPARE(5, **settings).reduce(VisualTokens(rows * 0)).indices) == 5
+
+
+def test_residual_budgets_take_every_setting(seen):
+    found = SPARE(Residual(0.3), exponent=1, winsorize=2, form="power").reduce(seen)
+    whole = SPARE(len(seen), exponent=1, winsorize=2, form="power").reduce(seen)
+    assert torch.equal(found.order, whole.order[: len(found.order)])
+    assert float(found.residual[-1]) <= 0.3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"exponent": 1.5}, "from 0 to 1"),
+        ({"exponent": 0.5, "normalize": True}, "give one of the two"),
+        ({"winsorize": 0.5}, "of at least 1, or None"),
+        ({"strength": 2.0}, "from 0 to 1"),
+        ({"strength": -1.0, "form": "power"}, "of at least 0"),
+        ({"form": "sum"}, "form"),
+    ],
+)
+def test_settings_that_cannot_be(settings, message):
+    with pytest.raises(ValueError, match=message):
+        SPARE(5, **settings)
+
+
 def test_bad_normalize():
     with pytest.raises(ValueError, match="must be True or False"):
         SPARE(5, normalize="yes")

@@ -33,6 +33,7 @@ from sparevlm.methods.registry import (
     read_method,
     works_with,
 )
+from sparevlm.methods.resprune import ResPrune
 from sparevlm.methods.scope import SCOPE
 from sparevlm.methods.spare import SPARE
 from sparevlm.methods.spare_decoder import SPAREDecoder
@@ -79,6 +80,7 @@ __all__ = [
     "PruningMethod",
     "PyramidDrop",
     "RandomTokens",
+    "ResPrune",
     "SPAREDecoder",
     "SparseVLM",
     "Staged",

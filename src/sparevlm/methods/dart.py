@@ -18,11 +18,14 @@ from sparevlm.tokens import Reduction, VisualTokens
 class DART(PickingMethod):
     """Duplication-aware reduction of tokens (arXiv 2502.11494, EMNLP 2025), before the decoder.
 
-    The `pivots` tokens of the largest L1 norm are kept; then each pivot in turn takes its equal
-    share of the others, those of the lowest cosine similarity to it that are not taken yet (the
-    first pivots take one more where shares are not even). The paper works inside the decoder, after
-    two layers, with pivots by the L1 norm of keys, half of them text tokens; this is its idea on
-    the features that the decoder gets.
+    The `pivots` tokens of the largest L1 norm are kept; then each pivot in turn, the largest first,
+    takes its equal share of the others, those of the lowest cosine similarity to it that are not
+    taken yet (the first pivots take one more where shares are not even). The paper works inside the
+    decoder, after two layers, with pivots by the L1 norm of keys, half of them text tokens; this is
+    its idea on the features that the decoder gets. In the authors' program pivots take turns in the
+    order in which a Python set gives their places in the prompt, so that what is kept of a picture
+    depends on how many words are before it; ours does not follow that, and keeps the same tokens as
+    theirs where both take turns in one order.
 
     Parameters
     ----------

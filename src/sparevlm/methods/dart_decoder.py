@@ -22,7 +22,8 @@ class DARTDecoder(DecoderMethod):
     After ``layer`` decoder layers, pivots are the ``pivots`` visual tokens and the ``words`` words
     whose keys have the largest L1 norm. Visual pivots are kept; then each pivot in turn takes its
     equal share of the other tokens, those of the lowest cosine similarity to it (hidden states
-    after the model's last norm) that are not taken yet.
+    after the model's last norm) that are not taken yet. Pivots take turns by norm, visual ones
+    first; in the authors' program a Python set of their places decides (see `DART`).
 
     Parameters
     ----------

@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
+import torch
 from torch import Tensor
 
 from sparevlm.budgets import Residual
 from sparevlm.methods.picking import PickingMethod, min_max
 from sparevlm.methods.settings import check_choice, check_flag, check_number
-from sparevlm.selection import select, select_each, unit_rows
+from sparevlm.selection import checked_rows, select, select_each
 from sparevlm.tokens import Reduction, VisualTokens
 
 Guidance = Literal["anti", "normal", "none"]
+Form = Literal["product", "power"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class SPARE(PickingMethod):
     w_i = 1 - strength * s_i, with s_i the similarity of token and question, min-max scaled within
     the picture: tokens that merely repeat the question carry less context ("anti-relevance").
     The paper's public text names the two ingredients and not how they are joined; this product is
-    ours.
+    ours. The other settings lead from SPARE to its relatives, at the same cost.
 
     Parameters
     ----------
@@ -35,11 +37,22 @@ class SPARE(PickingMethod):
         ablation), "none" reconstructs alone. Without a question, or anything to compare it with,
         all weights are 1.
     strength : float
-        In [0, 1]; 0 is no guidance, 1 lets the most similar token count nothing. 0.25 is what our
-        ablation on the pocket model found to do no harm (docs/defaults.md).
+        In [0, 1] for a product; 0 is no guidance, 1 lets the most similar token count nothing.
+        0.25 is what our ablation on the pocket model found to do no harm (docs/defaults.md). At
+        least 0 for a power.
+    form : "product" or "power"
+        How similarity enters: w_i = 1 - strength * s_i, or w_i = (1 - s_i)^strength. With guidance
+        "normal" and strength alpha / 2 the power is what `ResPrune` does.
+    exponent : float
+        p in [0, 1] of |r_i|^2 / |x_i|^(2 p), how far a token's length is taken out: 0 is SPARE, 1
+        takes all tokens at length 1.
+    winsorize : float or None
+        Tokens longer than so many medians of all lengths are taken at that length, so that a few
+        long ones (registers on background, arXiv 2309.16588) do not take the first picks; None:
+        none are. At least 1.
     normalize : bool
-        Scale all tokens to length 1 first, for the ablation: with guidance "anti" at strength 1
-        this is CDPruner.
+        Another name for ``exponent=1``, for the ablation: with guidance "anti" at strength 1 this
+        is CDPruner.
     """
 
     name: ClassVar[str] = "spare"
@@ -51,12 +64,27 @@ class SPARE(PickingMethod):
     guidance: Guidance = "anti"
     strength: float = 0.25
     normalize: bool = False
+    form: Form = "product"
+    exponent: float = 0.0
+    winsorize: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self, "guidance", get_args(Guidance))
-        check_number(self, "strength", lambda s: 0 <= s <= 1, "from 0 to 1")
+        check_choice(self, "form", get_args(Form))
+        if self.form == "product":
+            check_number(self, "strength", lambda s: 0 <= s <= 1, "from 0 to 1")
+        else:
+            check_number(self, "strength", lambda s: s >= 0, "of at least 0")
         check_flag(self, "normalize")
+        check_number(self, "exponent", lambda p: 0 <= p <= 1, "from 0 to 1")
+        if self.normalize and self.exponent not in (0, 1):
+            raise ValueError(
+                f"normalize=True is exponent=1, which exponent={self.exponent} contradicts: give "
+                "one of the two"
+            )
+        if self.winsorize is not None:
+            check_number(self, "winsorize", lambda c: c >= 1, "of at least 1, or None")
 
     @property
     def requires(self) -> frozenset[str]:
@@ -68,11 +96,10 @@ class SPARE(PickingMethod):
         budget = self.keep
         if not isinstance(budget, Residual):
             return self.pick_all([tokens], [k])[0]
-        features = self._rows(tokens)
         similarity, weights = self._compared(tokens)
-        selection = select(features, k, weights=weights, tol=budget.error)
-        if int(selection.count) < min(budget.minimum, len(features)):
-            selection = select(features, budget.minimum, weights=weights)
+        selection = select(tokens.features, k, weights=weights, tol=budget.error)
+        if int(selection.count) < min(budget.minimum, len(tokens)):
+            selection = select(tokens.features, budget.minimum, weights=weights)
         return Reduction.picked(
             selection.order, scores=similarity, residual=selection.residual, weights=weights
         )
@@ -83,20 +110,38 @@ class SPARE(PickingMethod):
             return super().pick_all(pictures, ks)
         compared = [self._compared(tokens) for tokens in pictures]
         selections = select_each(
-            [self._rows(tokens) for tokens in pictures], ks, [weights for _, weights in compared]
+            [tokens.features for tokens in pictures], ks, [weights for _, weights in compared]
         )
         return [
             Reduction.picked(one.order, scores=similarity, residual=one.residual, weights=weights)
             for one, (similarity, weights) in zip(selections, compared, strict=True)
         ]
 
-    def _rows(self, tokens: VisualTokens) -> Tensor:
-        return unit_rows(tokens.features) if self.normalize else tokens.features
-
     def _compared(self, tokens: VisualTokens) -> tuple[Tensor | None, Tensor | None]:
         """Similarity with the question and weights [N]; None without one."""
-        if not self.requires or tokens.query is None:
-            return None, None
-        similarity = tokens.query.similarity()
-        scaled = min_max(similarity)
-        return similarity, 1 - self.strength * (scaled if self.guidance == "anti" else 1 - scaled)
+        similarity = weights = None
+        if self.requires and tokens.query is not None:
+            similarity = tokens.query.similarity()
+            weights = self._guided(min_max(similarity))
+        exponent = 1.0 if self.normalize else self.exponent
+        if exponent > 0 or self.winsorize is not None:
+            scale = _by_length(tokens.features, exponent, self.winsorize)
+            weights = scale if weights is None else scale * weights
+        return similarity, weights
+
+    def _guided(self, similar: Tensor) -> Tensor:
+        """Weights [N] of similarity [N] in [0, 1]."""
+        against = similar if self.guidance == "anti" else 1 - similar
+        if self.form == "product":
+            return 1 - self.strength * against
+        return (1 - against) ** self.strength
+
+
+def _by_length(features: Tensor, exponent: float, winsorize: float | None) -> Tensor:
+    """What makes rows of features [N, D] as long as `SPARE` says: [N], float64."""
+    norms = torch.linalg.vector_norm(checked_rows(features), dim=1).double()
+    lengths = torch.where(norms > 0, norms, 1)
+    taken = lengths
+    if winsorize is not None and bool((norms > 0).any()):
+        taken = lengths.clamp(max=winsorize * norms[norms > 0].median())
+    return taken.pow(1 - exponent) / lengths

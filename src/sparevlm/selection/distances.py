@@ -81,6 +81,6 @@ class Euclidean:
             here = self.rows.index_select(0, point)
         else:
             here = self.rows[self._images, point][:, None]
-        # |x|^2 - 2 x.y + |y|^2 would be faster, and wrong for twins
+        # |x|^2 - 2 x.y + |y|^2 would be faster, and wrong for twins.
         torch.sub(self.rows, here, out=self._gap)
         return torch.linalg.vector_norm(self._gap, dim=-1)

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from . import rows as many
@@ -113,30 +112,34 @@ def _in_step(places: list[int], lengths: list[int]) -> Iterator[list[int]]:
 class _Explained(Gain):
     """Value: |R r_j|^2 / |r_j|^2, how much of the energy a pick of j takes away.
 
-    `rows` are those of images that run in step.
+    `rows` are those of images that run in step; what is large is done image by image.
     """
 
     def __init__(self, rows: list[Tensor], k: int) -> None:
         eps = torch.finfo(torch.float64).eps
-        n = max(len(x) for x in rows)
         # Of the residual rows. Downdating |R r_j|^2 instead, as the paper does, is cheaper but
         # loses it to rounding once |r_j|^2 has fallen by 1e8.
-        self._gram = torch.stack([pad(pairs(x), (0, n - len(x)) * 2) for x in rows])
-        self._energy = self._gram.diagonal(dim1=1, dim2=2)  # |r_j|^2, a view
-        lengths = self._energy.new_tensor([len(x) for x in rows])[:, None]
+        self._grams = [pairs(x) for x in rows]
+        lengths = rows[0].new_tensor([len(x) for x in rows])[:, None]
+        self._read()
         self._floor = eps * lengths * self._energy.amax(1, keepdim=True)
         self.near = 1 - 4 * eps
         self.left = self._energy.sum(1).repeat(k + 1, 1)
         self.rank = torch.zeros(len(rows), 1, dtype=torch.int64, device=lengths.device)
-        self._images = torch.arange(len(rows), device=lengths.device)
         self._measure()
+
+    def _read(self) -> None:
+        """|r_j|^2 and |R r_j|, as they are now."""
+        diagonals = [gram.diagonal() for gram in self._grams]
+        self._energy = pad_sequence(diagonals, batch_first=True)
+        norms = [torch.linalg.vector_norm(gram, dim=1) for gram in self._grams]
+        self._norms = pad_sequence(norms, batch_first=True)
 
     def _measure(self) -> None:
         free = self._energy > self._floor
-        # Row behind row, so that rows of padding change no sum.
-        gain = torch.linalg.vector_norm(self._gram, dim=1).square()
         # Below the floor the quotient is noise.
-        self.value = torch.where(free, gain / torch.where(free, self._energy, 1), -torch.inf)
+        gain = self._norms.square() / torch.where(free, self._energy, 1)
+        self.value = torch.where(free, gain, -torch.inf)
 
     def finished(self, t: int, best: Tensor) -> bool:
         """See `Gain`: nothing is left to explain."""
@@ -146,10 +149,12 @@ class _Explained(Gain):
         """See `Gain`: project the pick out of all residuals."""
         alive = ~best.isinf()
         self.rank += alive
-        size = torch.where(alive, self._energy.gather(1, pick), torch.inf).sqrt()
-        new = self._gram[self._images, pick[:, 0]] / size
-        self._gram.addcmul_(new[:, :, None], new[:, None], value=-1)
-        self._energy.scatter_(1, pick, 0)
+        own = torch.where(alive, self._energy.gather(1, pick), torch.inf).sqrt()
+        for gram, at, size in zip(self._grams, pick, own, strict=True):
+            new = gram[at[0]] / size  # nothing where an image is exhausted
+            gram.addr_(new, new, alpha=-1)
+            gram.diagonal().index_fill_(0, at, 0)
+        self._read()
         self.left[t + 1 :] = self._energy.clamp(min=0).sum(1)
         self._measure()
 

@@ -1,0 +1,62 @@
+"""ResPrune: SPARE's twin, weighted towards the question."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from sparevlm.methods.picking import PickingMethod, min_max
+from sparevlm.methods.settings import check_number
+from sparevlm.selection import select_each
+from sparevlm.tokens import Reduction, VisualTokens
+
+
+@dataclass(frozen=True)
+class ResPrune(PickingMethod):
+    """Text-conditioned subspace reconstruction (arXiv 2603.21105).
+
+    Always the token of the largest g(s_i) |v_i - P_S v_i|^2: the energy that the span of the kept
+    tokens S leaves of it, in the space of the language model's inputs, times g(s) = s^alpha of the
+    relevance s_i, the cosine of the token with the embedded nouns of the prompt. SPARE has the same
+    residuals, and weighs the other way. There is no public program, and what we could read of the
+    paper does not say what alpha is, how the cosines with several nouns are joined, or what s^alpha
+    is where a cosine is negative. Ours takes all words of the question (a language model's
+    embeddings know no parts of speech), averages, and scales to [0, 1] within the picture. Without
+    a question g = 1.
+
+    Parameters
+    ----------
+    alpha : float
+        At least 0; 0 is reconstruction alone.
+    """
+
+    name: ClassVar[str] = "resprune"
+    paper: ClassVar[str] = "arXiv 2603.21105"
+    nested: ClassVar[bool] = True
+    needs: ClassVar[frozenset[str]] = frozenset({"query"})
+    compares: ClassVar[Literal["clip", "llm"]] = "llm"
+
+    alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number(self, "alpha", lambda a: a >= 0, "of at least 0")
+
+    def pick(self, tokens: VisualTokens, k: int) -> Reduction:
+        """See `PickingMethod.pick`."""
+        return self.pick_all([tokens], [k])[0]
+
+    def pick_all(self, pictures: Sequence[VisualTokens], ks: Sequence[int]) -> list[Reduction]:
+        """See `PickingMethod.pick_all`."""
+        scores = [t.query.similarity() if t.query is not None else None for t in pictures]
+        weights: list[Tensor | None] = [
+            None if similar is None else min_max(similar) ** (self.alpha / 2) for similar in scores
+        ]  # of lengths, whose squares are energies
+        selections = select_each([tokens.features for tokens in pictures], ks, weights)
+        return [
+            Reduction.picked(one.order, scores=similar, residual=one.residual, weights=w)
+            for one, similar, w in zip(selections, scores, weights, strict=True)
+        ]
