@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from .host_products import HostBlocks, HostColumns, HostProducts
+from .host_products import HostBlocks, HostColumns, HostProducts, rows_at_once
 from .products import Way, pairs
 from .result import fill_up
 
@@ -52,6 +52,9 @@ class HostRun:
         dtype, k = rows[0].dtype, max(ks)
         self._lengths = np.array([len(x) for x in rows])
         total, n = len(rows), int(self._lengths.max())
+        self._widths = (-(-self._lengths // _PAD) * _PAD).tolist()
+        at_once = {rows_at_once(width) for width in self._widths}
+        self._rows_at_once = at_once.pop() if len(at_once) == 1 else None
         self._ragged = bool((self._lengths < n).any())
         if self._ragged:
             self._norms = pad_sequence(norms, batch_first=True, padding_value=-2.0)  # never kept
@@ -124,10 +127,22 @@ class HostRun:
                 else:
                     new[b] = 0
         if t:
-            past = self._factor[:, :t]
-            lost = np.matmul(past[self._images, :, pick][:, None], past)[:, 0]
-            new -= lost[:, : new.shape[1]]
+            self._downdate(new, t, pick)
         return new
+
+    def _downdate(self, new: Floats, t: int, pick: NDArray[np.int64]) -> None:
+        """Subtract from `new` [B, N] what the first t rows of the factors have of it."""
+        n, past = new.shape[1], self._factor[:, :t]
+        at_pick = past[self._images, :, pick]
+        if self._rows_at_once is not None:
+            for first in range(0, t, self._rows_at_once):
+                some = slice(first, first + self._rows_at_once)
+                new -= np.matmul(at_pick[:, None, some], past[:, some])[:, 0, :n]
+            return
+        for b, width in enumerate(self._widths):  # as each would be by itself
+            for first in range(0, t, at_once := rows_at_once(width)):
+                some = slice(first, first + at_once)
+                new[b] -= (at_pick[b, some] @ past[b, some])[:n]
 
     def _sum_energy(self, t: int) -> None:
         if not self._ragged:

@@ -9,6 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .host_products import rows_at_once
+
 _ROWS = 128  # targets whose similarities are looked at at once
 _NOTHING = 1e-10  # of a token's first gain: what is left of it by rounding alone
 Floats = NDArray[np.floating]
@@ -67,7 +69,7 @@ def covering(
     near : float
         Gains of at least so many times the largest are ties.
     """
-    images = np.arange(len(gains))
+    images, at_once = np.arange(len(gains)), rows_at_once(gains.shape[1])
     least = gains * _NOTHING
     gone = np.where(factor == -np.inf, factor, 0)  # -inf: picked
     factor = np.where(factor == -np.inf, 0, factor)
@@ -91,7 +93,10 @@ def covering(
             wide = rows.astype(np.float64)
             for first, last in pairwise(run):  # of one image each
                 part, scale = wide[first - run[0] : last - run[0]], scales[first:last]
-                gains[image[first]] -= scale @ part - scale @ before[first:last]
+                gains[image[first]] += scale @ before[first:last]
+                for top in range(0, last - first, at_once):
+                    some_rows = slice(top, top + at_once)
+                    gains[image[first]] -= scale[some_rows] @ part[some_rows]
         np.maximum(reach, column, out=reach)
     return order
 

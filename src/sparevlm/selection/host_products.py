@@ -9,9 +9,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+# Numbers from which on numpy's library shares a product among threads of its own: on a busy server
+# a step would wait milliseconds for the slowest of them.
+_ONE_THREAD = 9216
+_WIDE = 2048  # tokens from which on a product is long enough to be shared
 _BLOCK = 16  # columns that one product computes
 _HELD = 4 * _BLOCK  # columns held for later steps
 Floats = NDArray[np.floating]
+
+
+def rows_at_once(width: int) -> int:
+    """Rows [m, W] that one product of a step takes, so that it stays in this thread."""
+    return max(1, (_ONE_THREAD - 1) // width) if width <= _WIDE else 2**62
 
 
 class HostProducts(Protocol):
