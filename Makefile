@@ -53,7 +53,7 @@ help: ## list these targets
 .PHONY: ask
 ask: .venv/.core ## ask the shipped model about a picture (IMAGE=, QUESTION=, KEEP=)
 	@mkdir -p out
-	.venv/bin/sparevlm ask "$(IMAGE)" "$$QUESTION" --keep $(KEEP) --compare --save out/ask.png
+	.venv/bin/sparevlm ask "$(IMAGE)" "$$QUESTION" --keep $(KEEP) --compare --save out/ask.png --force
 
 .PHONY: test
 test: export OMP_NUM_THREADS = 1

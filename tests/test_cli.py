@@ -380,7 +380,8 @@ def test_save_does_not_overwrite_the_question(refused, no_model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words", [(), ("bogus",), ("ask",), ("ask", "a.png"), ("methods", "x"), ("models", "--bogus")]
+    "words",
+    [("bogus",), ("ask",), ("ask", "a.png"), ("methods", "spare", "x"), ("models", "--bogus")],
 )
 def test_bad_commands(refused, words):
     assert "--help)" in refused(*words)
@@ -548,9 +549,54 @@ def test_models(capsys):
     assert cli.main(["models", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == hf.family_facts()
     assert cli.main(["models"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("family") and "vLLM" in lines[0]
+    assert max(map(len, lines)) <= listings.WIDTH
+    trained = [line for line in lines if "pocket, random weights" in line]
+    assert len(trained) == 1 and "llava " in trained[0]
+    assert sum(line.endswith("random weights") for line in lines) == len(hf.family_facts())
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "Qwen2.5-VL", "Qwen/Qwen2.5-VL-7B-Instruct"])
+def test_one_family(name, capsys):
+    assert cli.main(["models", name]) == 0
     out = capsys.readouterr().out
-    assert "llava-hf/llava-1.5-7b-hf" in out and out.splitlines()[0].startswith("family")
-    assert "vLLM" in out.splitlines()[0]
+    assert "Qwen2_5_VLForConditionalGeneration" in out and "Qwen/Qwen2.5-VL-3B-Instruct" in out
+    assert cli.main(["models", name, "--json"]) == 0
+    assert [facts["model_type"] for facts in json.loads(capsys.readouterr().out)] == ["qwen2_5_vl"]
+
+
+def test_one_method(capsys):
+    assert cli.main(["methods", "FastV"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("fastv: ") and "decoder attention" in out
+    assert "nothing but the features" not in out and "every supported model" not in out
+
+
+def test_what_methods_inside_the_decoder_need():
+    """Not the features alone, and not every model."""
+    for facts in listings.described_methods():
+        if facts["inside"]:
+            assert facts["needs"] and any(
+                "language models" in words for words in facts["works_with"]
+            )
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "meant"),
+    [
+        ("models", "lava", None),
+        ("models", "qwen3vl", "qwen3-vl"),
+        ("methods", "divprum", "divprune"),
+    ],
+)
+def test_a_name_that_is_not_quite_right(kind, name, meant, capsys):
+    code = cli.main([kind, name])
+    out, err = capsys.readouterr()
+    if code == 0:  # a part of some names
+        assert name in out.lower()
+    else:
+        assert code == 2 and f"did you mean '{meant}'" in err
 
 
 def test_version(capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import numbers
 import re
@@ -93,17 +94,53 @@ def is_real(value: Any) -> bool:
 
 
 def read_budget(text: str) -> Any:
-    """Read "64" tokens, "0.1" or "10%" of them.
+    """Read "64" tokens, "0.1" or "10%" of them, or "Residual(0.05)".
 
     Returns
     -------
-    int, float or str
-        What is no number comes back as it is, for the method to refuse.
+    int, float, Residual or str
+        What is no budget comes back as it is, for the method to refuse.
+
+    Raises
+    ------
+    ValueError
+        If the error or the bounds of a `Residual` are not allowed.
     """
     text = text.strip()
+    if re.match(r"residual\s*\(", text, re.IGNORECASE):
+        return _read_residual(text)
     try:
         if re.fullmatch(r"[+-]?\d+", text):
             return int(text)
         return float(text[:-1]) / 100 if text.endswith("%") else float(text)
     except ValueError:
         return text
+
+
+def read_budgets(text: str) -> list[Any]:
+    """Read budgets with commas between them, each as `read_budget` does."""
+    return [read_budget(part) for part in re.split(r",(?![^(]*\))", text)]
+
+
+def _read_residual(text: str) -> Any:
+    try:
+        call = ast.parse(text, mode="eval").body
+        if not isinstance(call, ast.Call):
+            return text
+        given = [ast.literal_eval(value) for value in call.args]
+        named = {word.arg: ast.literal_eval(word.value) for word in call.keywords if word.arg}
+    except (SyntaxError, ValueError):
+        return text
+    try:
+        return Residual(*given, **named)
+    except TypeError:  # too many, or of other names
+        return text
+
+
+def written_budget(keep: Budget) -> str:
+    """A budget as reports name it, and `read_budget` reads it."""
+    if isinstance(keep, Residual):
+        bounds = "" if keep.minimum == 1 else f", minimum={keep.minimum}"
+        bounds += "" if keep.maximum is None else f", maximum={keep.maximum}"
+        return f"Residual({keep.error:g}{bounds})"
+    return f"{keep}" if is_integer(keep) else f"{100 * keep:.4g}%"

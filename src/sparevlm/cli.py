@@ -118,6 +118,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add_speed(commands)
     add_demo(commands)
     add_listings(commands)
+    if not argv:
+        parser.print_help()
+        parser.exit()
     if argv[:1] == ["ask"]:  # pictures and question may stand on both sides of the options
         return ask.parse_intermixed_args(argv[1:])
     return parser.parse_args(argv)

@@ -510,7 +510,7 @@ def family_facts() -> list[dict[str, Any]]:
             "tokens": family.tokens,
             "tokens_a_frame": family.frame,
             "hub": list(family.hub),
-            "status": "tested",
+            "status": ("pocket, " if family.model_type == "llava" else "") + "random weights",
         }
         for family in FAMILIES.values()
     ]

@@ -222,6 +222,37 @@ def test_a_file_of_the_users_with_odd_rows(tmp_path, capsys):
     assert "row 2: " in (tmp_path / "out" / "report.md").read_text()
 
 
+@pytest.mark.parametrize("before", [False, True])
+def test_no_picture_can_be_read(tmp_path, capsys, before):
+    """One sentence, and nothing is left: of the run, not of what lay there."""
+    task = write_task(tmp_path, [row(i, image=f"missing{i}.png") for i in range(3)])
+    out = tmp_path / "out"
+    if before:
+        out.mkdir()
+        (out / "mine.txt").write_text("mine")
+    assert bench(out, "--task", task, "--keep", 8) == 2
+    said = capsys.readouterr().err
+    assert "no question could be asked: row 0" in said.splitlines()[-1]
+    assert all(line.startswith("sparevlm: ") for line in said.splitlines())
+    assert [path.name for path in out.glob("*")] == (["mine.txt"] if before else [])
+    assert out.exists() == before
+
+
+def test_an_empty_question_is_not_asked(tmp_path, capsys):
+    task = write_task(tmp_path, [row(0), row(1, question="  ")])
+    assert bench(tmp_path / "out", "--task", task, "--keep", 8) == 0
+    assert "1 question was left out" in capsys.readouterr().out
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "row 1: its question is empty" in report and "1 question; " in report
+
+
+def test_progress_where_no_terminal_is(tmp_path, capsys):
+    assert bench(tmp_path, "--limit", 4, "--keep", 8) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines and all(line.startswith("sparevlm: ") for line in lines)
+    assert "0 of " in lines[0] and "left" in lines[0] and "\r" not in "".join(lines)
+
+
 def test_several_pictures_a_question(tmp_path):
     path = write_task(tmp_path, [row(0) | {"image": ["0.png", "1.png"]}, row(1)])
     assert bench(tmp_path / "out", "--task", path, "--keep", "12", "--seeds", 1) == 0

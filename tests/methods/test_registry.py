@@ -31,11 +31,7 @@ BAD_BUDGETS = [
 
 
 NO_BUDGET = {"no-image"}  # keeps nothing, whatever the budget
-# What these pick depends on where a token stands, or on a draw for each place.
-BY_PLACE = {
-    "average-pool", "downsample", "hiprune", "leverage", "no-image", "prumerge", "prumerge+",
-    "random", "trim", "two-stage", "uniform", "visionzip", "volume",
-}  # fmt: skip
+BY_PLACE = {name for name in list_methods() if method_class(name).by_place}
 
 
 every = pytest.mark.parametrize("name", list_methods())

@@ -7,7 +7,8 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from sparevlm.budgets import read_budget
+from sparevlm.budgets import is_integer
+from sparevlm.commands.fields import add_set, read_set
 from sparevlm.commands.terminal import one_line, progress, quiet, table, warn
 from sparevlm.guide import RELEVANCE
 
@@ -48,9 +49,9 @@ def add_ask(commands: Any) -> argparse.ArgumentParser:
     )
     add(
         "--keep",
-        type=read_budget,
         metavar="K",
-        help=f"tokens per picture (16), or their share (0.06 or 6%%) (default: {KEEP})",
+        help="tokens per picture (16), their share (0.06 or 6%%), or the error allowed "
+        f"(Residual(0.05)) (default: {KEEP})",
     )
     add("--guidance", metavar="WORD", help="anti, normal or none (methods that read the question)")
     add("--positions", metavar="WORD", help="position ids of kept tokens: auto, compact, original")
@@ -61,7 +62,9 @@ def add_ask(commands: Any) -> argparse.ArgumentParser:
         help="what compares picture and question (default: auto)",
     )
     add("--compare", action="store_true", help="ask with all tokens too")
+    add_set(add)
     add("--save", metavar="FILE", help="draw the kept tokens into this picture")
+    add("--force", action="store_true", help="let --save replace a file")
     add("--json", action="store_true", help="print one JSON object")
     add(
         "--max-new-tokens",
@@ -110,6 +113,7 @@ def _ask(args: argparse.Namespace) -> str:
         full = (
             asking.answer(model, processor, inputs, args.max_new_tokens) if args.compare else None
         )
+    _say_if_all_stay(method.keep, pruned.report)
     if args.save:
         _save_overlay(pictures, pruned.report, processor, args.save)
     result = {
@@ -145,9 +149,18 @@ def _layers(report: list[ImageReport]) -> dict[str, Any]:
 def _make_method(args: argparse.Namespace) -> PruningMethod:
     from sparevlm.methods import read_method
 
+    name = "spare" if args.method is None else args.method
     settings = {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None}
-    keep = KEEP if args.keep is None else args.keep
-    return read_method("spare" if args.method is None else args.method, keep, settings)
+    for values in read_set(args.set, [name]).values():
+        settings |= values
+    return read_method(name, KEEP if args.keep is None else args.keep, settings)
+
+
+def _say_if_all_stay(keep: Any, report: list[ImageReport]) -> None:
+    """Warn where a number of tokens is more than a picture has."""
+    most = max((picture.before for picture in report), default=0)
+    if is_integer(keep) and keep > most > 0:
+        warn(f"--keep {keep}: the picture has {most} tokens, and all of them stay")
 
 
 def _open_pictures(args: argparse.Namespace) -> list[Image.Image]:
@@ -161,6 +174,8 @@ def _open_pictures(args: argparse.Namespace) -> list[Image.Image]:
     target = check_target(args.save)
     if target.exists() and any(os.path.samefile(target, path) for path in args.pictures):
         raise ValueError(f"--save {args.save} would overwrite the picture asked about: rename it")
+    if target.exists() and not args.force:
+        raise ValueError(f"--save {args.save} exists: give another name, or --force to replace it")
     return pictures
 
 

@@ -7,7 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from sparevlm.budgets import read_budget
+from sparevlm.budgets import read_budgets
+from sparevlm.commands.fields import add_set, read_set
 from sparevlm.commands.terminal import quiet
 from sparevlm.guide import RELEVANCE
 
@@ -41,8 +42,10 @@ def add_bench(commands: Any) -> None:
         "--keep",
         default=KEEPS,
         metavar="K,K",
-        help="budgets: tokens, or shares of them (default: %(default)s)",
+        help="budgets: tokens, shares of them, or errors allowed (Residual(0.05)) "
+        "(default: %(default)s)",
     )
+    add_set(add)
     add("--limit", type=int, metavar="N", help="questions (default: 2000 scenes, a whole file)")
     add("--seeds", type=int, default=3, metavar="N", help="draws of methods that draw (default: 3)")
     add("--batch", type=int, default=25, metavar="N", help="questions at a time (default: 25)")
@@ -67,9 +70,10 @@ def _bench(args: argparse.Namespace) -> str:
     from sparevlm.methods import list_methods
 
     names = list_methods() if args.methods == "all" else args.methods.split(",")
-    keeps = [read_budget(part) for part in args.keep.split(",")]
+    keeps = read_budgets(args.keep)
     names = [name.strip() for name in names]
-    evaluation.make_settings(names, keeps, args.seeds)  # before anything is loaded
+    fields = read_set(args.set, names)
+    evaluation.make_settings(names, keeps, args.seeds, fields)  # before anything is loaded
     items, odd = _items(args)
     with quiet():
         model, processor = hf.load(args.model, dtype=args.dtype, device=args.device)
@@ -80,6 +84,7 @@ def _bench(args: argparse.Namespace) -> str:
             args.out,
             methods=names,
             keep=keeps,
+            fields=fields,
             seeds=args.seeds,
             batch=args.batch,
             max_new_tokens=args.max_new_tokens,
@@ -88,8 +93,9 @@ def _bench(args: argparse.Namespace) -> str:
             about={"model": args.model, "task": args.task},
         )
     left = len(summary["left_out"])
-    said = f"{left} questions were left out, see report.md; " if left else ""
-    return f"{said}written: {args.out / 'report.md'}, {args.out / 'results.json'}"
+    said = f"{left} question{'s were' if left > 1 else ' was'} left out, see report.md; "
+    files = ", ".join(str(args.out / name) for name in ("report.html", "report.md", "results.json"))
+    return f"{said if left else ''}written: {files}"
 
 
 def _items(args: argparse.Namespace) -> Any:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import MISSING, fields
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from sparevlm.commands.known import known_methods
@@ -13,29 +15,37 @@ from sparevlm.commands.terminal import one_line, table
 if TYPE_CHECKING:
     from sparevlm.methods import PruningMethod
 
+WIDTH = 100  # columns of a terminal that a table may take
+
 
 def add_listings(commands: Any) -> None:
     """Add both commands."""
-    for name, run, words in (
-        ("methods", _methods, "list the pruning methods and their settings"),
-        ("models", _models, "list the model families that are supported"),
+    for name, run, words, one in (
+        ("methods", _methods, "list the pruning methods and their settings", "METHOD"),
+        ("models", _models, "list the model families that are supported", "FAMILY"),
     ):
         listing = commands.add_parser(name, help=words, description=words, allow_abbrev=False)
+        listing.add_argument(
+            "name", nargs="?", metavar=one, help="all that is known of this one (by a part of it)"
+        )
         listing.add_argument("--json", action="store_true", help="print a JSON array")
         listing.set_defaults(run=run)
 
 
 def _methods(args: argparse.Namespace) -> str:
     methods = known_methods() or described_methods()
+    if args.name is not None:
+        methods = _named(methods, args.name, ("name", "class"))
     if args.json:
         return json.dumps(methods)
     blocks = []
     for facts in methods:
         settings = ", ".join(f"{name}={value!r}" for name, value in facts["settings"].items())
+        needs = ", ".join(facts["needs"]).replace("_", " ")
         rows = [
             ("  class", f"sparevlm.{facts['class']}"),
             ("  paper", facts["paper"] or "-"),
-            ("  needs", ", ".join(facts["needs"]) or "nothing but the features"),
+            ("  needs", needs or "nothing but the features"),
             ("  works", "inside the language model" if facts["inside"] else "before it"),
             ("  merges tokens", _yes(facts["merges"])),
             ("  nested", "yes, one order serves every budget" if facts["nested"] else "no"),
@@ -79,30 +89,56 @@ def _models(args: argparse.Namespace) -> str:
     from sparevlm.families import family_facts
 
     families = family_facts()
+    if args.name is not None:
+        families = _named(families, args.name, ("name", "model_type", "classes", "hub"))
     if args.json:
         return json.dumps(families)
-    rows = [
-        (
-            "family",
-            "model_type",
-            "images",
-            "video",
-            "vLLM",
-            "text tower",
-            "positions",
-            "status",
-            "tokens a picture",
-            "class, checkpoints",
-        )
-    ]
+    if args.name is not None:
+        return "\n\n".join(_family(facts) for facts in families)
+    rows = [("family", "model_type", "video", "vLLM", "positions", "tested on")]
     for facts in families:
         rows.append((
-            facts["name"], facts["model_type"], _yes(facts["images"]), _yes(facts["video"]),
-            _yes(facts["serving"]),
-            facts["text_tower"] or "-", facts["positions"], facts["status"], facts["tokens"],
-            ", ".join([facts["classes"][0], *facts["hub"]]),
+            facts["name"], facts["model_type"], _yes(facts["video"]), _yes(facts["serving"]),
+            facts["positions"], facts["status"],
         ))  # fmt: skip
-    return "\n".join(table(rows))
+    more = "sparevlm models FAMILY: its classes, checkpoints and tokens; --json: all of them"
+    return "\n".join([*table(rows), "", more])
+
+
+def _family(facts: dict[str, Any]) -> str:
+    rows = [
+        ("  model_type", facts["model_type"]),
+        ("  classes", ", ".join(facts["classes"])),
+        ("  checkpoints", ", ".join(facts["hub"])),
+        ("  pictures, video", f"{_yes(facts['images'])}, {_yes(facts['video'])}"),
+        ("  tokens a picture", facts["tokens"]),
+        ("  tokens a frame", facts["tokens_a_frame"] or "-"),
+        ("  text tower", facts["text_tower"] or "- (relevance: llm)"),
+        ("  positions", facts["positions"]),
+        ("  vLLM", _yes(facts["serving"])),
+        ("  tested on", facts["status"]),
+    ]
+    return "\n".join([facts["name"], *table(rows)])
+
+
+def _named(
+    everything: Sequence[dict[str, Any]], name: str, among: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Those of a name, else those of which it is a part."""
+    words: list[tuple[str, dict[str, Any]]] = []
+    for facts in everything:
+        for field in among:
+            value = facts[field]
+            values = [value] if isinstance(value, str) else value
+            words += [(one.lower(), facts) for one in values]
+    wanted = name.strip().lower()
+    found = [facts for word, facts in words if word == wanted]
+    found = found or [facts for word, facts in words if wanted and wanted in word]
+    if not found:
+        near = get_close_matches(wanted, [word for word, _ in words], n=1)
+        meant = f": did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"nothing is named {name!r}{meant}")
+    return [facts for facts in everything if any(facts is other for other in found)]
 
 
 def _yes(value: bool) -> str:

@@ -13,6 +13,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sparevlm.budgets import read_budget
+from sparevlm.commands.fields import read_set
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -42,6 +45,10 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any] | None:
         if getattr(args, name) is not None:
             raise ValueError(f"--{name} needs the model here: leave it out with --url")
     settings = {name: getattr(args, name) for name in ASKED}
+    if args.keep is not None:
+        settings["keep"] = read_budget(args.keep)
+    for values in read_set(args.set, [args.method or "spare"]).values():
+        settings |= values
     return {name: value for name, value in settings.items() if value is not None} or None
 
 

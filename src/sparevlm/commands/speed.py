@@ -8,7 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from sparevlm.budgets import read_budget
+from sparevlm.budgets import read_budgets
+from sparevlm.commands.fields import add_set, read_set
 from sparevlm.commands.terminal import quiet
 
 KEEPS = "33.3%,22.2%,11.1%,5.6%"
@@ -36,6 +37,7 @@ def add_speed(commands: Any) -> None:
     )
     add("--methods", default="spare", metavar="A,B", help="names, or all (default: spare)")
     add("--keep", default=KEEPS, metavar="K,K", help="shares of the tokens (default: %(default)s)")
+    add_set(add)
     add("--batch", default="1", metavar="B,B", help="rows of a call (default: 1)")
     add("--text", default="64", metavar="W,W", help="words beside the picture (default: 64)")
     add("--repeats", type=int, default=7, metavar="N", help="after a warm-up (default: 7)")
@@ -56,18 +58,22 @@ def _speed(args: argparse.Namespace) -> str:
         value = getattr(args, name)
         if value is not None and value < least:
             raise ValueError(f"--{name.replace('_', '-')} {value}: it must be at least {least}")
-    keeps = [read_budget(part) for part in args.keep.split(",")]
+    keeps = read_budgets(args.keep)
     if not all(isinstance(keep, float) and keep < 1 for keep in keeps):
         raise ValueError(f"--keep {args.keep}: give shares below 1, such as 0.11 or 11%")
 
     import torch
-    from tqdm import tqdm
 
     from sparevlm import speed
-    from sparevlm.methods import get_method, list_methods
+    from sparevlm.methods import list_methods, method_class, read_method
+    from sparevlm.progress import progress_bar
 
     names = list_methods() if args.methods == "all" else args.methods.split(",")
-    methods = [get_method(name.strip(), keep=keep) for name in names for keep in keeps]
+    names = [name.strip() for name in names]
+    values = read_set(args.set, names)
+    methods = [
+        read_method(name, keep, values[method_class(name).name]) for name in names for keep in keeps
+    ]
     if args.device is None:
         found = torch.accelerator.is_available() and torch.accelerator.current_accelerator()
         args.device = found.type if found else "cpu"
@@ -76,7 +82,7 @@ def _speed(args: argparse.Namespace) -> str:
     calls = [(batch, words) for batch in batches for words in texts]
     total = len(shapes) * len(calls) * args.repeats * (len(methods) + 1)
     models: dict[str, Any] = {}
-    with quiet(), tqdm(total=total, unit="call", desc="speed", disable=None) as bar:
+    with quiet(), progress_bar(total, "call", "speed") as bar:
         for name in shapes:
             subject = speed.subject(
                 name, dtype=dtype, device=args.device, attention=args.attention, layers=args.layers

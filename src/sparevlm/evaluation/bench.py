@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from sparevlm.budgets import Budget
 from sparevlm.evaluation.gallery import make_gallery
-from sparevlm.evaluation.loop import make_settings, run
+from sparevlm.evaluation.loop import ANSWERS, RUN, make_settings, run
 from sparevlm.evaluation.report import results, write_report
 from sparevlm.evaluation.tasks import Item, make_items
 
@@ -22,7 +24,8 @@ def bench(
     out: str | Path,
     *,
     methods: Sequence[str] = ("spare",),
-    keep: Sequence[int | float] = KEEPS,
+    keep: Sequence[Budget] = KEEPS,
+    fields: Mapping[str, Mapping[str, Any]] | None = None,
     seeds: int = 3,
     batch: int = 25,
     max_new_tokens: int = 16,
@@ -45,8 +48,10 @@ def bench(
         Folder for answers.jsonl, results.json, report.md, report.html and plots.
     methods : sequence of str
         Names of `list_methods()`.
-    keep : sequence of int or float
-        Budgets: tokens, or shares of them.
+    keep : sequence of int, float or Residual
+        Budgets: tokens, shares of them, or errors allowed.
+    fields : mapping or None
+        Settings of methods, by their names: ``{"spare": {"strength": 0.5}}``.
     seeds : int
         Draws of methods that draw.
     batch : int
@@ -72,7 +77,7 @@ def bench(
     """
     out = Path(out)
     items, unusable = _items(rows)
-    settings = make_settings(methods, keep, seeds)
+    settings = make_settings(methods, keep, seeds, fields)
     about = {
         "model": model.config.name_or_path,
         "task": "questions",
@@ -83,6 +88,9 @@ def bench(
         "max_new_tokens": max_new_tokens,
         "dtype": str(model.dtype),
     }
+    chosen = {name: dict(values) for name, values in (fields or {}).items() if values}
+    if chosen:
+        about["settings"] = chosen
     gallery = make_gallery(items, settings, out, processor)
     answers, unread = run(
         model,
@@ -96,6 +104,10 @@ def bench(
         options={"tokenizer": processor.tokenizer, "relevance": relevance},
         draw=gallery.draw,
     )
+    if not answers:
+        _forget(out)
+        row = min(unread)
+        raise ValueError(f"no question could be asked: row {row}: {unread[row]}")
     summary = results(items, settings, answers, {**(odd or {}), **unusable, **unread}, about)
     write_report(summary, out, gallery.page(items, settings, answers))
     return summary
@@ -106,6 +118,14 @@ def _items(rows: Iterable[Any]) -> tuple[list[Item], dict[int, str]]:
     if rows and all(isinstance(row, Item) for row in rows):
         return rows, {}
     return make_items(rows)
+
+
+def _forget(out: Path) -> None:
+    """Take away what a run wrote that asked nothing."""
+    for name in (ANSWERS, RUN):
+        (out / name).unlink(missing_ok=True)
+    with suppress(OSError):  # something else lies there
+        out.rmdir()
 
 
 def _digest(items: Sequence[Item]) -> str:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from tqdm import tqdm
 
 from sparevlm.asking import FirstToken
-from sparevlm.budgets import is_integer
+from sparevlm.budgets import Budget, Residual, written_budget
 from sparevlm.chat import tokenized
 from sparevlm.evaluation.tasks import Item
 from sparevlm.files import write_whole
 from sparevlm.hf.encodings import Encodings, remembering
-from sparevlm.methods import PruningMethod, get_method, method_class
+from sparevlm.methods import PruningMethod, get_method, method_class, read_method
+from sparevlm.progress import progress_bar
 
 CONTROLS = ("random", "uniform", "average-pool", "downsample")
 ANSWERS, RUN = "answers.jsonl", "run.json"
@@ -84,15 +84,22 @@ class Answered:
 
 
 def make_settings(
-    methods: Sequence[str], keeps: Sequence[int | float], seeds: int
+    methods: Sequence[str],
+    keeps: Sequence[Budget],
+    seeds: int,
+    fields: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Setting]:
     """All tokens, no picture, then each method and control at each budget; draws `seeds` times.
+
+    `fields` are settings of methods, by their names. A budget by error is for the methods that know
+    one; controls are then left out, which cannot be asked for it.
 
     Raises
     ------
     ValueError
-        If there is no such method.
+        If there is no such method, or it does not take a budget or a setting.
     """
+    fields = fields or {}
     settings = [
         Setting("all tokens", "", 0, None),
         Setting("no-image", "", 0, get_method("no-image", 1)),
@@ -104,13 +111,12 @@ def make_settings(
                 continue
             draws = "seed" in method_class(name).__dataclass_fields__
             for seed in range(seeds if draws else 1):
-                method = get_method(name, keep, **({"seed": seed} if draws else {}))
-                settings.append(Setting(name, _written(keep), seed, method))
+                if isinstance(keep, Residual) and name not in names:
+                    continue
+                values = {**({"seed": seed} if draws else {}), **fields.get(name, {})}
+                method = read_method(name, keep, values)
+                settings.append(Setting(name, written_budget(keep), seed, method))
     return settings
-
-
-def _written(keep: int | float) -> str:
-    return f"{keep}" if is_integer(keep) else f"{100 * keep:.4g}%"
 
 
 def run(
@@ -156,7 +162,7 @@ def run(
     left = sum((s.key, i.row) not in done for s in settings for i in items)
     with (
         (out / ANSWERS).open("a", encoding="utf-8") as lines,
-        tqdm(total=left, unit="question", disable=None) as bar,
+        progress_bar(left, "question") as bar,
         remembering() as encodings,
     ):
         for start in range(0, len(items), batch):
@@ -166,7 +172,7 @@ def run(
                 some = [i for i in items[start : start + batch] if (setting.key, i.row) not in done]
                 if not some:
                     continue
-                bar.set_description(setting.key)
+                bar.set_description(setting.key, refresh=False)
                 method = setting.method
                 pruning = method.attach(model, **(options or {})) if method else nullcontext()
                 with pruning as handle:

@@ -13,7 +13,14 @@ import numpy as np
 
 from sparevlm.evaluation.loop import SCHEMA, Answered, Setting
 from sparevlm.evaluation.plots import accuracy_plot, residual_plot
-from sparevlm.evaluation.statistics import interval, relative, same, yes_no_f1
+from sparevlm.evaluation.statistics import (
+    FEW,
+    Outcomes,
+    interval,
+    relative,
+    same,
+    yes_no_f1,
+)
 from sparevlm.evaluation.tasks import Item
 from sparevlm.figures import png
 from sparevlm.files import write_files
@@ -51,7 +58,7 @@ def results(
         f1 = [yes_no_f1([a.said for a in draw], [i.answers[0] for i in asked]) for draw in each]
         known = [value for value in f1 if value is not None]
         against = {
-            other: list(interval(outcome, right[other, budget]))
+            other: difference(outcome, right[other, budget])
             for other in _AGAINST
             if (other, budget) in right and other != name
         }
@@ -79,6 +86,16 @@ def results(
     left_out = {str(row): why for row, why in sorted(odd.items())}
     return {"schema": SCHEMA, "about": about, "questions": len(asked), "left_out": left_out,
             "settings": rows}  # fmt: skip
+
+
+def difference(ours: Outcomes, theirs: Outcomes) -> list[float | None]:
+    """Mean difference and its interval, or None for both bounds of a few questions.
+
+    A bootstrap of n questions draws from n values: of one it knows no spread at all.
+    """
+    if len(ours) < FEW:
+        return [float((ours - theirs).mean()), None, None]
+    return list(interval(ours, theirs))
 
 
 def _by_skill(items: Sequence[Item], outcome: Any) -> dict[str, float]:
@@ -200,10 +217,14 @@ def _schedules(summary: dict[str, Any]) -> list[str]:
 
 
 def _words(summary: dict[str, Any]) -> str:
+    count = summary["questions"]
+    spread = "with 95 % paired bootstrap intervals"
+    if count < FEW:
+        spread = f"without intervals, which fewer than {FEW} questions cannot give"
     return (
-        f"{summary['questions']:,} questions; accuracy in percent. Differences are on the same "
-        "questions, with 95 % paired bootstrap intervals. Milliseconds are a question's share of "
-        "its batch, and of selection alone."
+        f"{count:,} question{'s' * (count != 1)}; accuracy in percent. Differences are on the same "
+        f"questions, {spread}. Milliseconds are a question's share of its batch, and of selection "
+        "alone."
     )
 
 
@@ -231,8 +252,8 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
-def _difference(value: Sequence[float] | None) -> str:
-    if value is None:
+def _difference(value: Sequence[float | None] | None) -> str:
+    if value is None or value[0] is None:
         return "-"
-    mean, low, high = (100 * part for part in value)
-    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+    mean, low, high = (None if part is None else 100 * part for part in value)
+    return f"{mean:+.1f}" if low is None else f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"

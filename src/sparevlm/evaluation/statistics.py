@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 Outcomes = NDArray[np.float64]
 """One number a question: 1 right, 0 wrong; between, where seeds are averaged."""
 
+FEW = 10
+"""Questions below which no interval is given: so few values tell too little of their spread."""
+
 
 def same(said: str, answers: tuple[str, ...]) -> bool:
     """Whether an answer is one of those that are right, case and outer punctuation apart."""

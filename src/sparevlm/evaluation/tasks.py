@@ -136,6 +136,8 @@ def make_items(
 def _odd(row: dict[str, Any]) -> str:
     if not isinstance(row["question"], str):
         return "its question is no text"
+    if not row["question"].strip():
+        return "its question is empty"
     answer = row["answer"]
     several = list(answer) if isinstance(answer, list | tuple) else [answer]
     if not several or not all(isinstance(text, str) for text in several):

@@ -12,12 +12,12 @@ from lmms_eval.api.model import lmms
 from lmms_eval.models.model_utils.gen_metrics import log_metrics
 from lmms_eval.protocol import ChatMessages
 from PIL import Image
-from tqdm import tqdm
 
 from sparevlm.chat import tokenized
 from sparevlm.hf import load
 from sparevlm.images import open_picture
 from sparevlm.integrations.arguments import read_plan
+from sparevlm.progress import progress_bar
 
 MAX_NEW_TOKENS = 128  # where a task does not say
 GREEDY = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None}
@@ -79,7 +79,7 @@ class SpareVLM(lmms):
             if method
             else nullcontext()
         )
-        with pruning as handle, tqdm(total=len(requests), desc="sparevlm", disable=None) as bar:
+        with pruning as handle, progress_bar(len(requests), "request") as bar:
             for numbers in self._batches(requests):
                 began = time.perf_counter()
                 some = self._answer([requests[i] for i in numbers], handle)

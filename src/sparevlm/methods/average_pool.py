@@ -20,6 +20,7 @@ class AveragePool(PickingMethod):
 
     name: ClassVar[str] = "average-pool"
     paper: ClassVar[str] = "control"
+    by_place: ClassVar[bool] = True
     merges: ClassVar[bool] = True
 
     def pick(self, tokens: VisualTokens, k: int) -> Reduction:

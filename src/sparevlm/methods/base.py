@@ -17,6 +17,7 @@ Per = Literal["image", "tile", "prompt"]
 Positions = Literal["auto", "compact", "original"]
 
 _PROJECTIONS = "vision towers with separate query and key projections (CLIP, SigLIP)"
+_DECODERS = "language models with separate queries and keys (all but Qwen3.5's)"
 # What a method may ask for besides features: fields of `VisualTokens` ("encoder": its `encode`),
 # and where that is to be had.
 NEEDS = {
@@ -25,6 +26,9 @@ NEEDS = {
     "encoder_keys": _PROJECTIONS,
     "projector": "projectors that turn each patch into one token",
     "encoder": "pictures that are one grid of patches",
+    "decoder_attention": _DECODERS,
+    "decoder_keys": _DECODERS,
+    "decoder_states": _DECODERS,
 }
 
 _REGISTRY: dict[str, type[PruningMethod]] = {}
@@ -60,6 +64,7 @@ class PruningMethod(ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     merges: ClassVar[bool] = False
     bounds_error: ClassVar[bool] = False  # takes a Residual budget
+    by_place: ClassVar[bool] = False  # where a token lies, or a draw for its place, decides too
     nested: ClassVar[bool] = False  # the first j of its order are what it picks for keep=j
     compares: ClassVar[Literal["clip", "llm"]] = "clip"  # the space that "query" comes from
     keys_of: ClassVar[Layer] = None  # the layer that "encoder_keys" comes from

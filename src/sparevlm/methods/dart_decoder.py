@@ -35,6 +35,7 @@ class DARTDecoder(DecoderMethod):
 
     name: ClassVar[str] = "dart-decoder"
     paper: ClassVar[str] = "arXiv 2502.11494"
+    needs: ClassVar[frozenset[str]] = frozenset({"decoder_keys"})
 
     layer: int = 2
     pivots: int = 4

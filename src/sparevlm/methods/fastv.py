@@ -32,6 +32,7 @@ class FastV(DecoderMethod):
 
     name: ClassVar[str] = "fastv"
     paper: ClassVar[str] = "arXiv 2403.06764"
+    needs: ClassVar[frozenset[str]] = frozenset({"decoder_attention"})
 
     layer: int = 2
     asking: Literal["last", "all"] = "last"

@@ -35,6 +35,7 @@ class HiPrune(PickingMethod):
 
     name: ClassVar[str] = "hiprune"
     paper: ClassVar[str] = "arXiv 2508.00553"
+    by_place: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"encoder_attention"})
 
     alpha: float = 0.1

@@ -25,6 +25,7 @@ class LeverageScores(SeededMethod):
 
     name: ClassVar[str] = "leverage"
     paper: ClassVar[str] = "Drineas et al., SIAM J. Matrix Anal. Appl. 30, 2008"
+    by_place: ClassVar[bool] = True
 
     def pick(self, tokens: VisualTokens, k: int) -> Reduction:
         """See `PickingMethod.pick`."""

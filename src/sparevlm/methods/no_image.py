@@ -24,6 +24,7 @@ class NoImage(PruningMethod):
 
     name: ClassVar[str] = "no-image"
     paper: ClassVar[str] = "control"
+    by_place: ClassVar[bool] = True
     bounds_error: ClassVar[bool] = True
 
     keep: Budget = 1

@@ -39,6 +39,7 @@ class PruMerge(PickingMethod):
 
     name: ClassVar[str] = "prumerge"
     paper: ClassVar[str] = "arXiv 2403.15388"
+    by_place: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"encoder_attention", "encoder_keys", "projector"})
     merges: ClassVar[bool] = True
     keys_of: ClassVar[Layer] = -1
@@ -99,6 +100,7 @@ class PruMergePlus(PruMerge):
     """
 
     name: ClassVar[str] = "prumerge+"
+    by_place: ClassVar[bool] = True
 
     def _kept(self, attention: Tensor, most: int) -> Tensor:
         n = len(attention)

@@ -21,6 +21,7 @@ class PyramidDrop(DecoderMethod):
 
     name: ClassVar[str] = "pyramiddrop"
     paper: ClassVar[str] = "arXiv 2410.17247"
+    needs: ClassVar[frozenset[str]] = frozenset({"decoder_attention"})
 
     def stages(self, layers: int, share: float = 1.0) -> dict[int, float]:
         """See `DecoderMethod.stages`."""

@@ -27,6 +27,7 @@ class RandomTokens(SeededMethod):
 
     name: ClassVar[str] = "random"
     paper: ClassVar[str] = "control"
+    by_place: ClassVar[bool] = True
     nested: ClassVar[bool] = True
 
     def pick(self, tokens: VisualTokens, k: int) -> Reduction:

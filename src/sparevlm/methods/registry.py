@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import fields
+from difflib import get_close_matches
 from typing import Any
 
 from sparevlm.budgets import Budget, is_integer, read_budget
@@ -49,9 +50,10 @@ def method_class(name: str) -> type[PruningMethod]:
     for known, cls in _known().items():
         if isinstance(name, str) and _key(name) in (_key(known), _key(cls.__name__)):
             return cls
-    raise ValueError(
-        f"no method is named {name!r}: choose one of {', '.join(list_methods(inside=None))}"
-    )
+    names = list_methods(inside=None)
+    near = get_close_matches(str(name).lower(), names, n=1)
+    meant = f"did you mean {near[0]!r}? Else " if near else ""
+    raise ValueError(f"no method is named {name!r}: {meant}choose one of {', '.join(names)}")
 
 
 def get_method(name: str, keep: Budget, **settings: Any) -> PruningMethod:

@@ -38,6 +38,7 @@ class SparseVLM(DecoderMethod):
 
     name: ClassVar[str] = "sparsevlm"
     paper: ClassVar[str] = "arXiv 2410.04417"
+    needs: ClassVar[frozenset[str]] = frozenset({"decoder_attention"})
     merges: ClassVar[bool] = True
 
     recycle: bool = True

@@ -31,6 +31,7 @@ class TRIM(PickingMethod):
 
     name: ClassVar[str] = "trim"
     paper: ClassVar[str] = "arXiv 2409.10994"
+    by_place: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"query", "projector"})
     merges: ClassVar[bool] = True
 

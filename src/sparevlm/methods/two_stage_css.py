@@ -27,6 +27,7 @@ class TwoStageCSS(SeededMethod):
 
     name: ClassVar[str] = "two-stage"
     paper: ClassVar[str] = "Boutsidis et al., SODA 2009"
+    by_place: ClassVar[bool] = True
 
     def pick(self, tokens: VisualTokens, k: int) -> Reduction:
         """See `PickingMethod.pick`."""

@@ -32,6 +32,7 @@ class VisionZip(PickingMethod):
 
     name: ClassVar[str] = "visionzip"
     paper: ClassVar[str] = "arXiv 2412.04467"
+    by_place: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"encoder_attention", "encoder_keys", "projector"})
     merges: ClassVar[bool] = True
 
