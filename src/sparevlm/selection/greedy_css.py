@@ -130,10 +130,8 @@ class _Explained(Gain):
 
     def _read(self) -> None:
         """|r_j|^2 and |R r_j|, as they are now."""
-        diagonals = [gram.diagonal() for gram in self._grams]
-        self._energy = pad_sequence(diagonals, batch_first=True)
-        norms = [torch.linalg.vector_norm(gram, dim=1) for gram in self._grams]
-        self._norms = pad_sequence(norms, batch_first=True)
+        self._energy = _padded([gram.diagonal() for gram in self._grams])
+        self._norms = _padded([torch.linalg.vector_norm(gram, dim=1) for gram in self._grams])
 
     def _measure(self) -> None:
         free = self._energy > self._floor
@@ -147,9 +145,14 @@ class _Explained(Gain):
 
     def take(self, t: int, pick: Tensor, best: Tensor) -> None:
         """See `Gain`: project the pick out of all residuals."""
-        alive = ~best.isinf()
-        self.rank += alive
-        own = torch.where(alive, self._energy.gather(1, pick), torch.inf).sqrt()
+        own = self._energy.gather(1, pick)
+        if len(self._grams) == 1:  # else it would have finished
+            self.rank += 1
+        else:
+            alive = ~best.isinf()
+            self.rank += alive
+            own = torch.where(alive, own, torch.inf)
+        own = own.sqrt()
         for gram, at, size in zip(self._grams, pick, own, strict=True):
             new = gram[at[0]] / size  # nothing where an image is exhausted
             gram.addr_(new, new, alpha=-1)
@@ -157,6 +160,12 @@ class _Explained(Gain):
         self._read()
         self.left[t + 1 :] = self._energy.clamp(min=0).sum(1)
         self._measure()
+
+
+def _padded(parts: list[Tensor]) -> Tensor:
+    """Rows [B, N] of vectors, zeros behind the shorter ones."""
+    alike = all(len(part) == len(parts[0]) for part in parts)
+    return torch.stack(parts) if alike else pad_sequence(parts, batch_first=True)
 
 
 class _Downdated(Gain):
