@@ -16,7 +16,7 @@ def progress_bar(total: int, unit: str, desc: str = "") -> Any:
     if sys.stderr.isatty():
         return tqdm(total=total, unit=unit, desc=desc)
     return tqdm(
-        total=total, unit=unit, desc=desc or unit, file=_Lines(sys.stderr), bar_format=_LINE,
+        total=total, unit=unit, desc=f"{desc or unit}: ", file=_Lines(sys.stderr), bar_format=_LINE,
         mininterval=_SECONDS, maxinterval=_SECONDS,
     )  # fmt: skip
 

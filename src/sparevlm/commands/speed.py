@@ -79,6 +79,8 @@ def _speed(args: argparse.Namespace) -> str:
         args.device = found.type if found else "cpu"
     dtype = getattr(torch, args.dtype or ("float32" if args.device == "cpu" else "bfloat16"))
     shapes = [shape.strip() for shape in args.shapes.split(",")]
+    for name in shapes:
+        speed.check_shape(name)
     calls = [(batch, words) for batch in batches for words in texts]
     total = len(shapes) * len(calls) * args.repeats * (len(methods) + 1)
     models: dict[str, Any] = {}

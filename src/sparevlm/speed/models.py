@@ -148,10 +148,17 @@ def subject(
     return Subject(name, model.eval(), images, size, {"relevance": "llm"})
 
 
+def check_shape(name: str) -> None:
+    """Raise ValueError unless `subject` knows such a shape."""
+    known = ["pocket", *SHAPES]
+    if name not in known and not (Path(name) / "config.json").is_file():
+        raise ValueError(
+            f"no shape {name}: give {', '.join(known)}, or a directory with a config.json"
+        )
+
+
 def _from_folder(folder: Path, configs: Any, processors: Any) -> tuple[Any, Any, tuple[int, int]]:
-    if not (folder / "config.json").is_file():
-        known = ", ".join(["pocket", *SHAPES])
-        raise ValueError(f"no shape {folder}: give {known}, or a directory with a config.json")
+    check_shape(str(folder))
     config = configs.from_pretrained(folder)
     side = getattr(config.vision_config, "image_size", 336)
     size = (side, side) if isinstance(side, int) else tuple(side)
