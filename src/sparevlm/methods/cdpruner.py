@@ -9,13 +9,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sparevlm.methods.picking import PickingMethod
+from sparevlm.methods.picking import BatchedMethod
 from sparevlm.selection import checked_rows, select_each
 from sparevlm.tokens import Reduction, VisualTokens
 
 
 @dataclass(frozen=True)
-class CDPruner(PickingMethod):
+class CDPruner(BatchedMethod):
     """Conditional diversity maximisation (arXiv 2506.10967, NeurIPS 2025).
 
     Greedy MAP of the DPP with kernel diag(r) S diag(r): S_ij = cos(x_i, x_j) of the features, and r
@@ -31,12 +31,8 @@ class CDPruner(PickingMethod):
     nested: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"query"})
 
-    def pick(self, tokens: VisualTokens, k: int) -> Reduction:
-        """See `PickingMethod.pick`."""
-        return self.pick_all([tokens], [k])[0]
-
     def pick_all(self, pictures: Sequence[VisualTokens], ks: Sequence[int]) -> list[Reduction]:
-        """See `PickingMethod.pick_all`."""
+        """See `BatchedMethod.pick_all`."""
         scores = [t.query.similarity() if t.query is not None else None for t in pictures]
         features = [checked_rows(tokens.features) for tokens in pictures]
         weights = [_weights(x, similar) for x, similar in zip(features, scores, strict=True)]

@@ -9,13 +9,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sparevlm.methods.picking import PickingMethod, in_rooms
+from sparevlm.methods.picking import BatchedMethod, by_rooms
 from sparevlm.selection import Distances, cosine_distances, max_min_each, nearest_others
 from sparevlm.tokens import Reduction, VisualTokens
 
 
 @dataclass(frozen=True)
-class DivPrune(PickingMethod):
+class DivPrune(BatchedMethod):
     """Diversity-based visual token pruning (arXiv 2503.02175, CVPR 2025).
 
     The max-min diversity problem on the cosine distance d_ij = 1 - cos(x_i, x_j), greedily: first
@@ -28,21 +28,15 @@ class DivPrune(PickingMethod):
     paper: ClassVar[str] = "arXiv 2503.02175"
     nested: ClassVar[bool] = True
 
-    def pick(self, tokens: VisualTokens, k: int) -> Reduction:
-        """See `PickingMethod.pick`."""
-        return self.pick_all([tokens], [k])[0]
-
     def pick_all(self, pictures: Sequence[VisualTokens], ks: Sequence[int]) -> list[Reduction]:
-        """See `PickingMethod.pick_all`."""
-        reductions: dict[int, Reduction] = {}
-        for some in in_rooms([tokens.features for tokens in pictures]):
-            distances = [cosine_distances(pictures[i].features) for i in some]
-            firsts = [_first(pictures[i].features, d) for i, d in zip(some, distances, strict=True)]
-            orders = max_min_each(distances, [ks[i] for i in some], firsts)
-            reductions |= {
-                i: Reduction.picked(order) for i, order in zip(some, orders, strict=True)
-            }
-        return [reductions[i] for i in range(len(pictures))]
+        """See `BatchedMethod.pick_all`."""
+        return by_rooms(self._picked, pictures, ks)
+
+    def _picked(self, pictures: list[VisualTokens], ks: list[int]) -> list[Reduction]:
+        features = [tokens.features for tokens in pictures]
+        distances = [cosine_distances(rows) for rows in features]
+        firsts = [_first(rows, d) for rows, d in zip(features, distances, strict=True)]
+        return [Reduction.picked(order) for order in max_min_each(distances, ks, firsts)]
 
 
 def _first(features: Tensor, distances: Tensor | Distances) -> Tensor:

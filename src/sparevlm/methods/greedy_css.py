@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sparevlm.methods.picking import PickingMethod
+from sparevlm.methods.picking import BatchedMethod
 from sparevlm.selection import greedy_css_each
 from sparevlm.tokens import Reduction, VisualTokens
 
 
 @dataclass(frozen=True)
-class GreedyCSS(PickingMethod):
+class GreedyCSS(BatchedMethod):
     """Keep the token that lowers the reconstruction error most, again and again (Farahat 2011).
 
     argmax_j |R r_j|^2 / |r_j|^2 with R the matrix of residuals: what SPARE's pivots approximate at
@@ -23,11 +23,7 @@ class GreedyCSS(PickingMethod):
     paper: ClassVar[str] = "Farahat et al., ICDM 2011"
     nested: ClassVar[bool] = True
 
-    def pick(self, tokens: VisualTokens, k: int) -> Reduction:
-        """See `PickingMethod.pick`."""
-        return self.pick_all([tokens], [k])[0]
-
     def pick_all(self, pictures: Sequence[VisualTokens], ks: Sequence[int]) -> list[Reduction]:
-        """See `PickingMethod.pick_all`."""
+        """See `BatchedMethod.pick_all`."""
         selections = greedy_css_each([tokens.features for tokens in pictures], ks)
         return [Reduction.picked(one.order, residual=one.residual) for one in selections]

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from sparevlm.methods.picking import PickingMethod, in_rooms
+from sparevlm.methods.picking import BatchedMethod, by_rooms
 from sparevlm.methods.settings import check_number
 from sparevlm.selection import (
     Similarity,
@@ -22,7 +22,7 @@ from sparevlm.tokens import Reduction, VisualTokens
 
 
 @dataclass(frozen=True)
-class MMTok(PickingMethod):
+class MMTok(BatchedMethod):
     """Multimodal coverage maximisation (arXiv 2508.18264, ICLR 2026).
 
     With P = softmax(cos(text, token) / text_temperature) over the tokens, one row for each of the m
@@ -55,23 +55,21 @@ class MMTok(PickingMethod):
         for name in ("text_temperature", "vision_temperature"):
             check_number(self, name, lambda t: t > 0, "above 0")
 
-    def pick(self, tokens: VisualTokens, k: int) -> Reduction:
-        """See `PickingMethod.pick`."""
-        return self.pick_all([tokens], [k])[0]
-
     def pick_all(self, pictures: Sequence[VisualTokens], ks: Sequence[int]) -> list[Reduction]:
-        """See `PickingMethod.pick_all`."""
-        reductions: dict[int, Reduction] = {}
-        for some in in_rooms([tokens.features for tokens in pictures]):
-            covers = [self._cover(pictures[i]) for i in some]
-            orders = max_coverage_each(
-                [similarity for similarity, _, _ in covers],
-                [ks[i] for i in some],
-                weights=[weights for _, weights, _ in covers],
-            )
-            for i, order, (_, _, scores) in zip(some, orders, covers, strict=True):
-                reductions[i] = Reduction.picked(order, scores=scores)
-        return [reductions[i] for i in range(len(pictures))]
+        """See `BatchedMethod.pick_all`."""
+        return by_rooms(self._picked, pictures, ks)
+
+    def _picked(self, pictures: list[VisualTokens], ks: list[int]) -> list[Reduction]:
+        covers = [self._cover(tokens) for tokens in pictures]
+        orders = max_coverage_each(
+            [similarity for similarity, _, _ in covers],
+            ks,
+            weights=[weights for _, weights, _ in covers],
+        )
+        return [
+            Reduction.picked(order, scores=scores)
+            for order, (_, _, scores) in zip(orders, covers, strict=True)
+        ]
 
     def _cover(self, tokens: VisualTokens) -> tuple[Tensor | Similarity, Tensor, Tensor | None]:
         """P above Q [m + N, N], what each row counts [m + N], and scores [N] by the question."""

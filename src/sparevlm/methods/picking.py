@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from sparevlm.methods.base import PruningMethod, defined_first
-from sparevlm.selection import checked_rows
+from sparevlm.selection import checked_rows, in_rooms
 from sparevlm.tokens import Reduction, VisualTokens
-
-_TOGETHER = 2**26  # bytes that one call works on
 
 
 @dataclass(frozen=True)
@@ -57,19 +55,30 @@ class PickingMethod(PruningMethod):
         return [self.pick(tokens, k) for tokens, k in zip(pictures, ks, strict=True)]
 
 
-def in_rooms(features: Sequence[Tensor]) -> list[list[int]]:
-    """Places of pictures [N, D] whose rows, and all pairs of them, are not too large together."""
-    rooms: list[list[int]] = []
-    held = 0
-    for i in sorted(range(len(features)), key=lambda i: len(features[i])):
-        n, d = features[i].shape
-        size = 4 * n * (n + d)
-        if not rooms or held + size > _TOGETHER:
-            rooms.append([])
-            held = 0
-        rooms[-1].append(i)
-        held += size
-    return rooms
+@dataclass(frozen=True)
+class BatchedMethod(PickingMethod):
+    """A method whose loop takes several pictures: it implements `pick_all` instead of `pick`."""
+
+    def pick(self, tokens: VisualTokens, k: int) -> Reduction:
+        """See `PickingMethod.pick`."""
+        return self.pick_all([tokens], [k])[0]
+
+    @abstractmethod
+    def pick_all(self, pictures: Sequence[VisualTokens], ks: Sequence[int]) -> list[Reduction]:
+        """Choose of each picture as if it were alone. Does not change its arguments."""
+
+
+def by_rooms(
+    choose: Callable[[list[VisualTokens], list[int]], list[Reduction]],
+    pictures: Sequence[VisualTokens],
+    ks: Sequence[int],
+) -> list[Reduction]:
+    """What `choose` picks of all pictures, given as many at a time as fit; see `in_rooms`."""
+    chosen: dict[int, Reduction] = {}
+    for some in in_rooms([tokens.features for tokens in pictures]):
+        picked = choose([pictures[i] for i in some], [ks[i] for i in some])
+        chosen |= dict(zip(some, picked, strict=True))
+    return [chosen[i] for i in range(len(pictures))]
 
 
 def largest(scores: Tensor, k: int) -> Tensor:

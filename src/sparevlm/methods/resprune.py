@@ -8,14 +8,14 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from sparevlm.methods.picking import PickingMethod, min_max
+from sparevlm.methods.picking import BatchedMethod, min_max
 from sparevlm.methods.settings import check_number
 from sparevlm.selection import select_each
 from sparevlm.tokens import Reduction, VisualTokens
 
 
 @dataclass(frozen=True)
-class ResPrune(PickingMethod):
+class ResPrune(BatchedMethod):
     """Text-conditioned subspace reconstruction (arXiv 2603.21105).
 
     Always the token of the largest g(s_i) |v_i - P_S v_i|^2: the energy that the span of the kept
@@ -45,12 +45,8 @@ class ResPrune(PickingMethod):
         super().__post_init__()
         check_number(self, "alpha", lambda a: a >= 0, "of at least 0")
 
-    def pick(self, tokens: VisualTokens, k: int) -> Reduction:
-        """See `PickingMethod.pick`."""
-        return self.pick_all([tokens], [k])[0]
-
     def pick_all(self, pictures: Sequence[VisualTokens], ks: Sequence[int]) -> list[Reduction]:
-        """See `PickingMethod.pick_all`."""
+        """See `BatchedMethod.pick_all`."""
         scores = [t.query.similarity() if t.query is not None else None for t in pictures]
         weights: list[Tensor | None] = [
             None if similar is None else min_max(similar) ** (self.alpha / 2) for similar in scores

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sparevlm.methods.picking import PickingMethod, in_rooms
+from sparevlm.methods.picking import BatchedMethod, by_rooms
 from sparevlm.methods.settings import check_number
 from sparevlm.selection import checked_rows, cosines, max_coverage_each
 from sparevlm.tokens import Reduction, VisualTokens
 
 
 @dataclass(frozen=True)
-class SCOPE(PickingMethod):
+class SCOPE(BatchedMethod):
     """Saliency-coverage oriented token pruning (arXiv 2510.24214, NeurIPS 2025).
 
     Always the token with the largest a_j^alpha sum_i max(0, cos(x_i, x_j) - best_i): how much it
@@ -39,24 +39,21 @@ class SCOPE(PickingMethod):
         super().__post_init__()
         check_number(self, "alpha", lambda a: a >= 0, "of at least 0")
 
-    def pick(self, tokens: VisualTokens, k: int) -> Reduction:
-        """See `PickingMethod.pick`."""
-        return self.pick_all([tokens], [k])[0]
-
     def pick_all(self, pictures: Sequence[VisualTokens], ks: Sequence[int]) -> list[Reduction]:
-        """See `PickingMethod.pick_all`."""
-        reductions: dict[int, Reduction] = {}
-        for some in in_rooms([tokens.features for tokens in pictures]):
-            saliency, alike = [], []
-            for i in some:
-                checked_rows(pictures[i].features)
-                saliency.append(pictures[i].attention().sum(0))
-                alike.append(cosines(pictures[i].states()))
-            factors = [
-                values.pow(self.alpha).to(similarity.new_ones(0))
-                for values, similarity in zip(saliency, alike, strict=True)
-            ]
-            orders = max_coverage_each(alike, [ks[i] for i in some], factors=factors)
-            for i, order, values in zip(some, orders, saliency, strict=True):
-                reductions[i] = Reduction.picked(order, scores=values)
-        return [reductions[i] for i in range(len(pictures))]
+        """See `BatchedMethod.pick_all`."""
+        return by_rooms(self._picked, pictures, ks)
+
+    def _picked(self, pictures: list[VisualTokens], ks: list[int]) -> list[Reduction]:
+        for tokens in pictures:
+            checked_rows(tokens.features)
+        saliency = [tokens.attention().sum(0) for tokens in pictures]
+        alike = [cosines(tokens.states()) for tokens in pictures]
+        factors = [
+            values.pow(self.alpha).to(similarity.new_ones(0))
+            for values, similarity in zip(saliency, alike, strict=True)
+        ]
+        orders = max_coverage_each(alike, ks, factors=factors)
+        return [
+            Reduction.picked(order, scores=values)
+            for order, values in zip(orders, saliency, strict=True)
+        ]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sparevlm.budgets import Residual
-from sparevlm.methods.picking import PickingMethod, min_max
+from sparevlm.methods.picking import BatchedMethod, min_max
 from sparevlm.methods.settings import check_choice, check_flag, check_number
 from sparevlm.selection import checked_rows, select, select_each
 from sparevlm.tokens import Reduction, VisualTokens
@@ -20,7 +20,7 @@ Form = Literal["product", "power"]
 
 
 @dataclass(frozen=True)
-class SPARE(PickingMethod):
+class SPARE(BatchedMethod):
     """Visual token pruning as subspace reconstruction (arXiv 2606.18681).
 
     Column subset selection on the unnormalised features: with residuals r_i, at first x_i, keep
@@ -91,23 +91,12 @@ class SPARE(PickingMethod):
         """See `PruningMethod.requires`: without guidance the question is not looked at."""
         return self.needs if self.guidance != "none" and self.strength > 0 else frozenset()
 
-    def pick(self, tokens: VisualTokens, k: int) -> Reduction:
-        """See `PickingMethod.pick`."""
-        budget = self.keep
-        if not isinstance(budget, Residual):
-            return self.pick_all([tokens], [k])[0]
-        similarity, weights = self._compared(tokens)
-        selection = select(tokens.features, k, weights=weights, tol=budget.error)
-        if int(selection.count) < min(budget.minimum, len(tokens)):
-            selection = select(tokens.features, budget.minimum, weights=weights)
-        return Reduction.picked(
-            selection.order, scores=similarity, residual=selection.residual, weights=weights
-        )
-
     def pick_all(self, pictures: Sequence[VisualTokens], ks: Sequence[int]) -> list[Reduction]:
-        """See `PickingMethod.pick_all`."""
-        if isinstance(self.keep, Residual):
-            return super().pick_all(pictures, ks)
+        """See `BatchedMethod.pick_all`."""
+        budget = self.keep
+        if isinstance(budget, Residual):
+            pairs = zip(pictures, ks, strict=True)
+            return [self._by_error(tokens, k, budget) for tokens, k in pairs]
         compared = [self._compared(tokens) for tokens in pictures]
         selections = select_each(
             [tokens.features for tokens in pictures], ks, [weights for _, weights in compared]
@@ -116,6 +105,16 @@ class SPARE(PickingMethod):
             Reduction.picked(one.order, scores=similarity, residual=one.residual, weights=weights)
             for one, (similarity, weights) in zip(selections, compared, strict=True)
         ]
+
+    def _by_error(self, tokens: VisualTokens, most: int, budget: Residual) -> Reduction:
+        """As few tokens as the budget's error allows, within its bounds."""
+        similarity, weights = self._compared(tokens)
+        selection = select(tokens.features, most, weights=weights, tol=budget.error)
+        if int(selection.count) < min(budget.minimum, len(tokens)):
+            selection = select(tokens.features, budget.minimum, weights=weights)
+        return Reduction.picked(
+            selection.order, scores=similarity, residual=selection.residual, weights=weights
+        )
 
     def _compared(self, tokens: VisualTokens) -> tuple[Tensor | None, Tensor | None]:
         """Similarity with the question and weights [N]; None without one."""

@@ -17,7 +17,7 @@ from .pivoting import select, select_each
 from .products import cosine_pairs
 from .reconstruction import reconstruction_curve, reconstruction_error, svd_bound
 from .result import Selection
-from .rows import blocks, checked_rows, unit_rows
+from .rows import blocks, checked_rows, in_rooms, unit_rows
 from .strong_rrqr import strong_rrqr
 from .suppression import suppress
 from .volume import volume_sample
@@ -39,6 +39,7 @@ __all__ = [
     "greedy_css",
     "greedy_css_each",
     "greedy_order",
+    "in_rooms",
     "leverage_scores",
     "max_coverage",
     "max_coverage_each",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -89,24 +89,13 @@ def greedy_css_each(
         groups.setdefault(rows.device, []).append(i)
     for device, places in groups.items():
         with torch.autocast(device.type, enabled=False):
-            for some in _in_step(places, [len(rows) for rows, _ in prepared]):
+            for room in many.rooms([8 * len(prepared[i][0]) ** 2 for i in places], _CACHED_BYTES):
+                some = [places[j] for j in room]
                 found = _greedy([prepared[i] for i in some], [wanted[i] for i in some])
                 for i, (order, residual) in zip(some, found, strict=True):
                     residual = residual.to(working_dtype(pictures[i]))
                     selections[i] = as_selection(order, residual, 0.0)
     return [selections[i] for i in range(len(pictures))]
-
-
-def _in_step(places: list[int], lengths: list[int]) -> Iterator[list[int]]:
-    """Images, by length, whose Gram matrices stay in a cache together; else one at a time."""
-    some: list[int] = []
-    for i in sorted(places, key=lambda i: lengths[i]):
-        if some and (len(some) + 1) * lengths[i] ** 2 * 8 > _CACHED_BYTES:
-            yield some
-            some = []
-        some.append(i)
-    if some:
-        yield some
 
 
 class _Explained(Gain):

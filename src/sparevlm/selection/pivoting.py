@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,6 +31,7 @@ from .products import (
     prefer_gram,
 )
 from .result import Selection, as_selection, fill_up
+from .rows import in_rooms
 
 if TYPE_CHECKING:
     from .fused import FusedRun
@@ -198,7 +199,8 @@ def select_each(
             found = _ragged(pictures, ks, weights, places, key[1])
             chosen |= dict(zip(places, found, strict=True))
             continue
-        for some in _of_room(places, pictures):
+        for room in in_rooms([pictures[i] for i in places]):
+            some = [places[j] for j in room]
             chosen |= dict(zip(some, _stacked(pictures, ks, weights, some), strict=True))
     return [chosen[i] for i in range(len(pictures))]
 
@@ -222,18 +224,14 @@ def _ragged(
     places: list[int], way: Way,
 ) -> list[Selection]:  # fmt: skip
     """Images on a CPU in one loop; shorter ones are padded with tokens that cannot be picked."""
-    from .host import HostRun  # imports numpy
-
     found: dict[int, Selection] = {}
-    by_length = sorted(places, key=lambda i: len(pictures[i]))
     with torch.autocast("cpu", enabled=False), full_precision():
-        for some in _of_room(by_length, pictures):
+        for room in in_rooms([pictures[i] for i in places]):
+            some = [places[j] for j in room]
             wanted = [min(ks[i], len(pictures[i])) for i in some]
             scales = _checked([weights[i] for i in some], [pictures[i] for i in some])
             names = [f"image {i}, row" for i in some]
-            prepared = _prepared([pictures[i] for i in some], scales, names)
-            eps = torch.finfo(prepared[0][0].dtype).eps
-            run = HostRun(*prepared, wanted, way, near=1 - _TIE * eps, floor=eps)
+            run = _host_run([pictures[i] for i in some], scales, wanted, way, names)
             run.advance(max(wanted), 0.0)
             orders, residuals = run.order(max(wanted)), run.residual(max(wanted))
             for i, k, order, residual in zip(some, wanted, orders, residuals, strict=True):
@@ -255,37 +253,28 @@ def _checked(
     return list(checked.split([len(w) for w in given]))
 
 
-def _of_room(places: list[int], pictures: Sequence[Tensor]) -> Iterator[list[int]]:
-    """Runs of images whose features, and pairs of them, are not too many bytes at once."""
-    some: list[int] = []
-    held = 0
-    for i in places:
-        n, d = pictures[i].shape
-        size = 4 * n * (n + d)
-        if some and held + size > _CHUNK_BYTES:
-            yield some
-            some, held = [], 0
-        some.append(i)
-        held += size
-    if some:
-        yield some
-
-
 def _start(
     images: Tensor, weights: Tensor | None, k: int, names: list[str]
 ) -> _Run | HostRun | FusedRun:
-    eps = torch.finfo(working_dtype(images)).eps
     if _on_host(images):
-        from .host import HostRun  # imports numpy
-
-        ks = [k] * len(images)
-        prepared = _prepared(images, weights, names)
-        return HostRun(*prepared, ks, _way(images, k), near=1 - _TIE * eps, floor=eps)
+        return _host_run(images, weights, [k] * len(images), _way(images, k), names)
     if not (usable(images) and _wants_gram(images)):
         return _Run(images, weights, k, names)
     from .fused import FusedRun  # imports Triton
 
+    eps = torch.finfo(working_dtype(images)).eps
     return FusedRun(images, weights, k, names, 1 - _TIE * eps, eps * images.shape[1])
+
+
+def _host_run(
+    images: Tensor | Sequence[Tensor], weights: Tensor | Sequence[Tensor | None] | None,
+    ks: list[int], way: Way, names: list[str],
+) -> HostRun:  # fmt: skip
+    from .host import HostRun  # imports numpy
+
+    prepared = _prepared(images, weights, names)
+    eps = torch.finfo(working_dtype(images[0])).eps
+    return HostRun(*prepared, ks, way, near=1 - _TIE * eps, floor=eps)
 
 
 def _on_host(images: Tensor) -> bool:

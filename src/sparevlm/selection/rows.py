@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -13,6 +13,25 @@ LARGE = 4096
 """Rows up to which a matrix of all pairs is held; beyond, it is made in blocks, time and again."""
 
 _BLOCK = 256
+_TOGETHER = 2**26  # bytes that one call works on
+
+
+def rooms(sizes: Sequence[int], limit: int) -> list[list[int]]:
+    """Places of what takes so many bytes each, smallest first, no more than `limit` together."""
+    groups: list[list[int]] = []
+    held = 0
+    for i in sorted(range(len(sizes)), key=sizes.__getitem__):
+        if not groups or held + sizes[i] > limit:
+            groups.append([])
+            held = 0
+        groups[-1].append(i)
+        held += sizes[i]
+    return groups
+
+
+def in_rooms(features: Sequence[Tensor]) -> list[list[int]]:
+    """Places of pictures [N, D] whose rows, and all pairs of them, are not too large together."""
+    return rooms([4 * len(x) * (len(x) + x.shape[1]) for x in features], _TOGETHER)
 
 
 def blocks(n: int, size: int | None = None) -> Iterator[slice]:
