@@ -24,14 +24,14 @@ from sparevlm.kernels import gram, greedy, loop, pivoting
 INTEGERS = ("n", "m", "d", "by_image", "by_row", "k", "stop")
 POINTERS = {
     "exponent": "*i32", "gram": "*fp32", "norm": "*fp64", "size": "*fp64", "weights": "*fp64",
-    "values": "*fp32", "lefts": "*fp64", "factors": "*fp32", "energies": "*fp32",
-    "orders": "*i64", "done": "*i32",
+    "values": "*fp32", "factors": "*fp32", "energies": "*fp32", "orders": "*i64", "done": "*i32",
+    "states": "*i32", "floors": "*fp32", "tols": "*fp32",
 }  # fmt: skip
 MATRIX = {"rows": "*fp32", "weights": "*fp32"}  # of the greedy loops
 KERNELS = [
     ("rows", gram._row_sizes, {"by_column": 1, "WIDTH": 4096}, 4),
     ("gram", gram._gram, {"by_column": 1, "WIDEN": False, "TILE": 64}, 4),
-    ("pivot", pivoting._pivot, {"WEIGHTED": True}, None),
+    ("pivot", pivoting._pivot, {"WEIGHTED": True, "FLOORS": True, "TOLS": True}, None),
     ("farthest", greedy._greedy, {"COVERS": False}, None),
     ("covering", greedy._greedy, {"COVERS": True}, None),
 ]

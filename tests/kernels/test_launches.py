@@ -141,7 +141,7 @@ def test_one_launch_for_coverage(fused, k) -> None:
     ],
 )
 def test_launches_of_a_method(fused, name, kernels, small, waits) -> None:
-    x, texts = (gaussian(n, 24, seed=n, dtype=torch.float32) for n in (40, 3))
+    x, texts = (gaussian(n, 48, seed=n, dtype=torch.float32) for n in (40, 3))  # of full rank
     tokens = VisualTokens(
         x, query=Query(x, texts), encoder_attention=uniform(4, 40, seed=1).float()
     )
@@ -151,6 +151,13 @@ def test_launches_of_a_method(fused, name, kernels, small, waits) -> None:
         assert fused == kernels
         assert seen.all <= small
         assert seen.waits == waits
+
+
+def test_what_rounding_blurs_takes_more_launches(fused) -> None:
+    x = gaussian(40, 24, dtype=torch.float32)
+    seen = operations(x, 30)
+    assert fused == 2 * ["_row_sizes", "_gram", "_pivot"]
+    assert seen.waits <= 12
 
 
 @pytest.mark.parametrize(("n", "d"), [(200, 64), (900, 600)])

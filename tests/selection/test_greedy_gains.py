@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sparevlm.selection import (
@@ -27,6 +27,7 @@ def drawn(case):
 
 @settings(max_examples=40, deadline=None)
 @given(cases)
+@example((59, 6, 4863))  # a token of a small gain among targets that are reached from afar
 def test_coverage(case):
     n, m, k, rng = drawn(case)
     similarity, weights, factor = rng.standard_normal((m, n)), rng.random(m), rng.random(n)

@@ -19,7 +19,10 @@ def test_all_pairs(n, dtype) -> None:
     assert pairs(x, out) is out
     assert torch.equal(out, pairs(x))
     torch.testing.assert_close(out, (x.double() @ x.double().T).to(dtype))
-    assert torch.equal(out, out.T)
+    # A library's product of a block with itself may round the halves apart (MKL in float64 on AMD).
+    torch.testing.assert_close(out, out.T, rtol=0, atol=1e3 * torch.finfo(dtype).eps)
+    if n >= 384:
+        assert torch.equal(out[:100, -100:], out[-100:, :100].T)
 
 
 @pytest.mark.parametrize("n", [384, 577, 1000])

@@ -95,11 +95,14 @@ def test_residual_is_flat_from_the_rank_on(dtype: torch.dtype) -> None:
     assert residual[4:].unique().numel() == 1
 
 
-def test_floor_is_a_share_of_the_largest() -> None:
-    # In fp32 with N = 3, rows of a squared norm below 3 * 2^-23 of the largest are out of sight.
+@both
+def test_floor_is_what_rounding_leaves(dtype: torch.dtype) -> None:
+    # With N = 3, rows of a squared norm below 3 eps^2 of the largest are taken for rounding.
     x = torch.tensor([[1, 0, 0], [5e-4, 1e-4, 0], [0, 0, 4e-4]])
+    assert select(x.to(dtype), 3).order.tolist() == [0, 2, 1]
+    eps = torch.finfo(dtype).eps
+    x = torch.tensor([[1, 0, 0], [1.5 * eps, 1e-3 * eps, 0], [0, 0, eps]], dtype=dtype)
     assert select(x, 3).order.tolist() == [0, 1, 2]  # by norm, although row 2 is farther out
-    assert select(x.double(), 3).order.tolist() == [0, 2, 1]
 
 
 @both

@@ -5,30 +5,34 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparevlm.kernels.pivoting import PivotedRun
+from sparevlm.kernels.pivoting import DEEP, PivotedRun
 
 from .checks import bad_row, can_look
+from .stages import Bounds
 
 
 class FusedRun(PivotedRun):
     """A `PivotedRun` that names bad rows, once everything has been launched."""
 
     def __init__(
-        self, images: Tensor, weights: Tensor | None, k: int, names: list[str], near: float,
-        floor: float,
-    ) -> None:  # fmt: skip
-        super().__init__(images.detach(), weights, k, near, floor)
+        self, images: Tensor, weights: Tensor | None, k: int, names: list[str], bounds: Bounds
+    ) -> None:
+        super().__init__(images.detach(), weights, k, bounds.near, bounds.trust, bounds.floor)
         self._names = names
 
     @property
     def steps(self) -> int:
-        """Tokens that every image has picked, or would have, had it not reached its tolerance."""
+        """Tokens that every image has picked, or would have, had it not stopped for itself."""
         return int(self.done.max())
 
-    def order(self, steps: int) -> Tensor:
-        """See `PivotedRun`; raises ValueError if features held NaN or infinity."""
+    def look(self) -> tuple[list[int], bool]:
+        """See `Run`; raises ValueError if features held NaN or infinity."""
+        if not can_look(self.state):
+            return [], False
+        if not bool(self.state.any()):  # the one wait
+            return [], True
         bad = self.bad()
-        if can_look(bad) and bool(bad.any()):
+        if bool(bad.any()):
             image, row = torch.nonzero(bad)[0].tolist()
             raise bad_row(self._names[image], row)
-        return super().order(steps)
+        return torch.nonzero(self.state == DEEP.value)[:, 0].tolist(), False

@@ -226,6 +226,8 @@ def _greedy(images: list[tuple[Tensor, Tensor]], ks: list[int]) -> list[tuple[Te
     order = torch.zeros(k, len(rows), 1, dtype=torch.int64, device=rows[0].device)
     run_greedy(gain, order, 0, k)
     norms = pad_sequence([norm for _, norm in images], batch_first=True, padding_value=-2.0)
-    orders = fill_up(order[..., 0].T.contiguous(), gain.rank, norms)
+    orders = order[..., 0].T.contiguous()
+    if bool((gain.rank < k).any()):
+        orders = fill_up(orders, gain.rank, norms)
     left = gain.left / torch.where(gain.left[0] > 0, gain.left[0], 1)
     return [(orders[b, :k], left[: k + 1, b].contiguous()) for b, k in enumerate(ks)]

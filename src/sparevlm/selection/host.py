@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from .host_products import HostBlocks, HostColumns, HostProducts, rows_at_once
 from .products import Way, pairs
-from .result import fill_up
+from .stages import Bounds
 
 _PAD = 32  # entries; twins must round alike, wherever they lie
 Floats = NDArray[np.floating]
@@ -38,16 +38,16 @@ class HostRun:
         Weighted norms of the rows.
     ks : list of int
         How many tokens of each image at most.
-    way : "gram", "blocks" or "columns"
-        Where products come from: of all pairs at once, of tokens likely to be picked, of a token.
-    near, floor : float
-        Values of at least `near` times the largest are ties; below `floor` N times the largest
-        initial one nothing is left to explain.
+    way : "gram", "blocks", "columns" or "given"
+        Where products come from: of all pairs at once, of tokens likely to be picked, of a token;
+        or rows are such products [N, N] already.
+    bounds : Bounds
+        What may still be compared.
     """
 
     def __init__(
         self, rows: list[Tensor], weights: list[Tensor | None], norms: list[Tensor],
-        ks: Sequence[int], way: Way, *, near: float, floor: float,
+        ks: Sequence[int], way: Way, bounds: Bounds,
     ) -> None:  # fmt: skip
         dtype, k = rows[0].dtype, max(ks)
         self._lengths = np.array([len(x) for x in rows])
@@ -57,17 +57,25 @@ class HostRun:
         self._rows_at_once = at_once.pop() if len(at_once) == 1 else None
         self._ragged = bool((self._lengths < n).any())
         if self._ragged:
-            self._norms = pad_sequence(norms, batch_first=True, padding_value=-2.0)  # never kept
+            self.norms = pad_sequence(norms, batch_first=True, padding_value=-2.0)  # never kept
         else:
-            self._norms = torch.stack(norms)
+            self.norms = torch.stack(norms)
         self._ks, self._all = np.array(ks), min(ks)
-        self._near = np.asarray(near, _numpy(dtype))
-        held = self._norms.clamp(min=0) if self._ragged else self._norms
+        self._near = np.asarray(bounds.near, _numpy(dtype))
+        held = self.norms.clamp(min=0) if self._ragged else self.norms
         self._value: Floats = held.to(dtype).square().numpy()
-        self._floor = (floor * self._lengths).astype(self._value.dtype) * self._value.max(1)
+        self._first = self._value.copy()
+        largest = self._value.max(1)
+        self._trust, self._floor = bounds.trust, np.asarray(bounds.floor, largest.dtype) * largest
+        self._bar = np.maximum(bounds.trust * largest, self._floor)
+        self._going = np.ones(total, np.bool_)
         self._gram: Floats | None = None
         self._single: list[HostProducts] = []
-        if way == "gram":
+        if way == "given":
+            self._gram = _made(dtype, total, n, n, zero=self._ragged)
+            for product, out in zip(rows, self._gram, strict=True):
+                out[: len(product), : len(product)] = product.numpy()
+        elif way == "gram":
             self._gram = _made(dtype, total, n, n, zero=self._ragged)
             for x, w, out in zip(rows, weights, torch.from_numpy(self._gram), strict=True):
                 product = pairs(x, out[: len(x), : len(x)])
@@ -86,20 +94,25 @@ class HostRun:
         self.steps = 0
         self._sum_energy(0)
 
-    def advance(self, stop: int, tol: float) -> None:
-        """Pick tokens until there are ``stop``, or every image has reached ``tol`` > 0."""
+    def advance(self, stop: int, tol: float | Tensor) -> None:
+        """See `Run`."""
         value, images = self._value, self._images
+        goal = None if isinstance(tol, float) and tol == 0 else np.asarray(tol)
         for t in range(self.steps, stop):
             best = np.maximum.reduce(value, 1)
-            alive = best > self._floor
+            alive = best > self._bar
+            all_alive = bool(np.logical_and.reduce(alive))
+            if not all_alive and bool((alive != self._going).any()):
+                alive = self._lower_bar(best)
+                all_alive = bool(alive.all())
             if t >= self._all:
                 alive &= self._ks > t
-            all_alive = bool(np.logical_and.reduce(alive))
-            if t and tol > 0 and bool((self._relative(t) <= tol).all()):
+                all_alive = bool(alive.all())
+            if t and goal is not None and self._reached(t, goal):
                 self.steps = t
                 return
             if t and not all_alive and not alive.any():
-                self._energy[t + 1 : stop + 1] = self._energy[t]  # `order` fills up
+                self._energy[t + 1 : stop + 1] = self._energy[t]
                 break
             pick = (value >= (best * self._near)[:, None]).argmax(1, out=self._order[t])
             own = value[images, pick]
@@ -114,6 +127,27 @@ class HostRun:
             self._rank += alive
             self._sum_energy(t + 1)
         self.steps = stop
+
+    def _lower_bar(self, best: Floats) -> NDArray[np.bool_]:
+        """Images that may go on: what was picked no longer decides how exact values are."""
+        first = np.where(self._value > 0, self._first, 0).max(1)
+        self._bar = np.maximum(self._trust * first, self._floor)
+        self._going = best > self._bar
+        return self._going.copy()
+
+    def _reached(self, t: int, tol: NDArray) -> bool:
+        done = self._relative(t) <= tol
+        return bool(done.all()) or bool((done | self._deep()).all())
+
+    def _deep(self) -> NDArray[np.bool_]:
+        return ~self._going & (self._value.max(1) > self._floor)
+
+    def look(self) -> tuple[list[int], bool]:
+        """See `Run`."""
+        if self._going.all():
+            return [], True
+        deep = np.flatnonzero(self._deep() & (self._rank < self._ks))
+        return deep.tolist(), bool((self._rank >= np.minimum(self._ks, self.steps)).all())
 
     def _column(self, t: int, pick: NDArray[np.int64], alive: NDArray[np.bool_]) -> Floats:
         """Row t of the factors [B, N], but for its scale."""
@@ -160,15 +194,13 @@ class HostRun:
         self._gram, self._single, self._factor = None, [], np.empty(0)
 
     def residual(self, steps: int) -> Tensor:
-        """Relative residual [B, steps + 1]."""
+        """See `Run`."""
         return torch.from_numpy(np.ascontiguousarray(self._relative(slice(0, steps + 1)).T))
 
-    def order(self, steps: int) -> Tensor:
-        """Order [B, steps], filled up by weighted norm from where an image was exhausted on."""
+    def picks(self, steps: int) -> tuple[Tensor, Tensor]:
+        """See `Run`."""
         order = torch.from_numpy(np.ascontiguousarray(self._order[:steps].T))
-        if bool(np.logical_and.reduce(self._rank >= steps)):
-            return order
-        return fill_up(order, torch.from_numpy(self._rank)[:, None], self._norms)
+        return order, torch.from_numpy(self._rank)[:, None].clone()
 
 
 def _made(dtype: torch.dtype, *shape: int, zero: bool = False) -> Floats:

@@ -84,16 +84,16 @@ def covering(
         column = similarity.column(pick)
         image, target = np.nonzero(column > reach)
         old, new = reach[image, target][:, None], column[image, target][:, None]
-        scales, before = weight[image, target], old[:, 0].astype(np.float64)
+        scales = weight[image, target]
         for run in _runs(image):
             some = slice(run[0], run[-1])
             rows = similarity.rows(image[some], target[some])
             np.maximum(rows, old[some], out=rows)
             np.minimum(rows, new[some], out=rows)
-            wide = rows.astype(np.float64)
+            # Less what it was, lest rounding of large reaches be left of small gains.
+            wide = np.subtract(rows, old[some], dtype=np.float64)
             for first, last in pairwise(run):  # of one image each
                 part, scale = wide[first - run[0] : last - run[0]], scales[first:last]
-                gains[image[first]] += scale @ before[first:last]
                 for top in range(0, last - first, at_once):
                     some_rows = slice(top, top + at_once)
                     gains[image[first]] -= scale[some_rows] @ part[some_rows]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from torch import Tensor
 from sparevlm.kernels import usable
 
 from .checks import (
+    can_look,
     check_features,
     check_k,
     check_tol,
@@ -20,30 +20,17 @@ from .checks import (
     scaled_weights,
     working_dtype,
 )
-from .greedy import Gain, run_greedy
-from .products import (
-    ColumnProducts,
-    GramProducts,
-    Products,
-    Way,
-    full_precision,
-    host_way,
-    prefer_gram,
-)
-from .result import Selection, as_selection, fill_up
+from .deeper import energies, remaining_gram, residual_rows, weighted_gram
+from .products import Way, full_precision, host_way, prefer_gram
+from .result import Selection, as_selection
 from .rows import in_rooms
-
-if TYPE_CHECKING:
-    from .fused import FusedRun
-    from .host import HostRun
+from .stages import Bounds, Deeper, Run, Stages, exhausted, trusted
 
 _CACHED_BYTES = 3 * 2**20  # of the features of an image: what stays in a core's cache
 _CHUNK_BYTES = 2**26  # of Gram matrices and factors of a batch of such
 _BATCH_BYTES = 2**30  # Gram matrices or factors that one chunk of a batch may hold on a GPU
-_SYNC_EVERY = 16  # steps between two looks at a GPU's progress
 _MAX_WEIGHT = 2.0**20  # beyond, rows that count are so small that their products may underflow
 _TIE = 4  # roundings of the largest value within which values are ties
-_PAD = 32  # entries; rows of every image start alike, so that products round alike
 
 
 @torch.no_grad()
@@ -94,18 +81,19 @@ def select(
     launches do everything (`sparevlm.kernels`), and the host waits once, to learn that no value is
     NaN. `torch.compile` takes a call without ``tol`` as one operation.
 
-    Once the best remaining value is below eps * N times the largest initial one, the rest are the
-    largest w |x| not yet kept, and the residual stays flat. That test is also what keeps
-    cancellation out: a downdated value is wrong by a few eps of its row's initial one, so whatever
-    is still compared has correct leading digits, and neither recomputing nor re-orthogonalising
-    changed a selection in trials. In fp32 the residual is therefore good to about 1e-6 absolute;
-    and tokens of a norm sqrt(eps * N) below the largest (2 % at N = 2880) are out of sight: pass
-    fp64 where they matter.
+    A downdated value is wrong by a few eps of its row's initial one. Where the best that is left is
+    less than 10 sqrt(eps) of the largest initial value of a token not kept yet, what the kept ones
+    leave of all is computed anew in fp64, and the selection goes on from there with correct digits
+    (`python -m bench.precision`: how often fp32 keeps what fp64 keeps). Once the best is below
+    eps^2 * N of the largest initial value, which rounding of the features alone may leave, the rest
+    are the largest w |x| not yet kept, and the residual stays flat. While a CUDA graph is captured
+    that begins at eps * N.
 
     References
     ----------
     SPARE, arXiv 2606.18681. Businger and Golub, Linear least squares solutions by Householder
-    transformations, Numer. Math. 7, 1965.
+    transformations, Numer. Math. 7, 1965. Drmac and Bujanovic, On the failure of
+    rank-revealing QR factorization software, ACM Trans. Math. Softw. 35, 2008 (norms anew).
     """
     check_features(features)
     k = min(check_k(k), features.shape[-2])
@@ -119,21 +107,25 @@ def select(
         w = w[None]
     named = "image {}, row".format if features.ndim == 3 else "row".format
 
-    runs: list[_Run | HostRun | FusedRun] = []
+    runs: list[Stages] = []
     # Else products may be taken in bf16.
     with torch.autocast(features.device.type, enabled=False), full_precision():
         for first, last in _chunks(images, k):
             chunk = w[first:last] if w is not None else None
-            run = _start(images[first:last], chunk, k, [named(b) for b in range(first, last)])
+            names = [named(b) for b in range(first, last)]
+            run = _start(images[first:last], chunk, [k] * (last - first), names)
             run.advance(k, tol)
             if tol == 0:
                 run.release()  # a later chunk may need the memory
             runs.append(run)
+        for run in runs:
+            run.settle()
         steps = k
         if tol > 0:
-            steps = max(run.steps for run in runs)
+            steps = min(k, max(run.steps for run in runs))
             for run in runs:
                 run.advance(steps, 0.0)  # others of the batch may have needed more
+                run.settle()
 
     orders, residuals = [run.order(steps) for run in runs], [run.residual(steps) for run in runs]
     order, residual = orders[0], residuals[0]
@@ -231,8 +223,9 @@ def _ragged(
             wanted = [min(ks[i], len(pictures[i])) for i in some]
             scales = _checked([weights[i] for i in some], [pictures[i] for i in some])
             names = [f"image {i}, row" for i in some]
-            run = _host_run([pictures[i] for i in some], scales, wanted, way, names)
+            run = _start([pictures[i] for i in some], scales, wanted, names, way=way)
             run.advance(max(wanted), 0.0)
+            run.settle()
             orders, residuals = run.order(max(wanted)), run.residual(max(wanted))
             for i, k, order, residual in zip(some, wanted, orders, residuals, strict=True):
                 found[i] = as_selection(order[:k].clone(), residual[: k + 1].clone(), 0.0)
@@ -254,27 +247,100 @@ def _checked(
 
 
 def _start(
-    images: Tensor, weights: Tensor | None, k: int, names: list[str]
-) -> _Run | HostRun | FusedRun:
-    if _on_host(images):
-        return _host_run(images, weights, [k] * len(images), _way(images, k), names)
-    if not (usable(images) and _wants_gram(images)):
-        return _Run(images, weights, k, names)
-    from .fused import FusedRun  # imports Triton
-
-    eps = torch.finfo(working_dtype(images)).eps
-    return FusedRun(images, weights, k, names, 1 - _TIE * eps, eps * images.shape[1])
-
-
-def _host_run(
     images: Tensor | Sequence[Tensor], weights: Tensor | Sequence[Tensor | None] | None,
-    ks: list[int], way: Way, names: list[str],
-) -> HostRun:  # fmt: skip
+    ks: list[int], names: list[str], *, way: Way | None = None,
+    floors: Sequence[float] | None = None,
+) -> Stages:  # fmt: skip
+    """Stages over images; those on a CPU may differ in length."""
+    first, dtype = images[0][None], working_dtype(images[0])
+    host, looks = _on_host(first), can_look(first)
+    if floors is None:
+        # Where nobody may look, no further stage can follow: what is blurred is left out.
+        eps = torch.finfo(dtype).eps
+        floors = [exhausted(len(x), dtype) if looks else eps * len(x) for x in images]
+    bounds = Bounds(_near(dtype), trusted(dtype) if looks else 0.0, floors)
+    if host and way is None:
+        way = _way(first, max(ks))
+
+    def deepen(places: list[int], kept: list[Tensor]) -> Deeper:
+        some = [None if weights is None else weights[b] for b in places]
+        few = names[: len(places)]
+        rows, scales, _ = _prepared([images[b] for b in places], some, few)
+        left = [ks[b] - len(order) for b, order in zip(places, kept, strict=True)]
+        floor = [bounds.floor[b] for b in places]
+        if way == "gram" and dtype == torch.float32:
+            grams = [weighted_gram(x, w) for x, w in zip(rows, scales, strict=True)]
+            return _deeper_gram(grams, kept, left, floor, bounds.near)
+        after = [residual_rows(x, order) for x, order in zip(rows, kept, strict=True)]
+        before = [energies(x, w) for x, w in zip(rows, scales, strict=True)]
+        now = [energies(x, w) for x, w in zip(after, scales, strict=True)]
+        exact = [None if w is None else w.double() for w in scales]
+        stages = _start(after, exact, left, few, floors=_shares(floor, before, now, "max"))
+        return Deeper(stages, _shares([1.0] * len(left), now, before, "sum"))
+
+    return Stages(_run(images, weights, ks, names, bounds, way), ks, deepen)
+
+
+def _deeper_gram(
+    grams: list[Tensor], kept: list[Tensor], ks: list[int], floors: list[float], near: float
+) -> Deeper:
+    """What goes on with images of which all products are at hand, in float64."""
+    after = [remaining_gram(gram, order) for gram, order in zip(grams, kept, strict=True)]
+    before, now = [g.diagonal() for g in grams], [g.diagonal() for g in after]
+    floors = _shares(floors, before, now, "max")
+    bounds = Bounds(near, trusted(torch.float64), floors)
+
+    def deepen(places: list[int], kept: list[Tensor]) -> Deeper:
+        left = [ks[b] - len(order) for b, order in zip(places, kept, strict=True)]
+        some = [after[b] for b in places]
+        return _deeper_gram(some, kept, left, [floors[b] for b in places], near)
+
     from .host import HostRun  # imports numpy
 
-    prepared = _prepared(images, weights, names)
-    eps = torch.finfo(working_dtype(images[0])).eps
-    return HostRun(*prepared, ks, way, near=1 - _TIE * eps, floor=eps)
+    run = HostRun(after, [None] * len(ks), [x.sqrt() for x in now], ks, "given", bounds)
+    return Deeper(Stages(run, ks, deepen), _shares([1.0] * len(ks), now, before, "sum"))
+
+
+def _shares(
+    times: Sequence[float], of: list[Tensor], to: list[Tensor], how: Literal["max", "sum"]
+) -> list[float]:
+    """How much larger the largest energies, or all, of some images are than others, times that."""
+    found = []
+    for x, a, b in zip(times, of, to, strict=True):
+        whole = float(getattr(b, how)())
+        found.append(x * float(getattr(a, how)()) / whole if whole > 0 else 0.0)
+    return found
+
+
+def _run(
+    images: Tensor | Sequence[Tensor], weights: Tensor | Sequence[Tensor | None] | None,
+    ks: list[int], names: list[str], bounds: Bounds, way: Way | None,
+) -> Run:  # fmt: skip
+    first, k = images[0][None], max(ks)
+    if way is not None:
+        from .host import HostRun  # imports numpy
+
+        return HostRun(*_prepared(images, weights, names), ks, way, bounds)
+    if not (usable(first) and _wants_gram(first)):
+        from .device import DeviceRun
+
+        return DeviceRun(*_prepared(images, weights, names), k, _wants_gram(first), bounds)
+    from .fused import FusedRun  # imports Triton
+
+    batch = images if isinstance(images, Tensor) else torch.stack(list(images))
+    scales = None
+    if weights is not None:
+        scales = weights if isinstance(weights, Tensor) else _as_batch(weights)
+    return FusedRun(batch, scales, k, names, bounds)
+
+
+def _as_batch(weights: Sequence[Tensor | None]) -> Tensor | None:
+    given = [w for w in weights if w is not None]
+    return torch.stack(given) if given else None
+
+
+def _near(dtype: torch.dtype) -> float:
+    return 1 - _TIE * float(torch.finfo(dtype).eps)
 
 
 def _on_host(images: Tensor) -> bool:
@@ -333,93 +399,3 @@ def _prepared(
         scales.append(w if w is None else w.to(dtype))
         norms.append(norm)
     return rows, scales, norms
-
-
-class _Run(Gain):
-    """Greedy selection over a few images in step; can stop and go on.
-
-    Products are taken image by image and everything else is elementwise or exact, so that an
-    image's numbers do not depend on its company.
-    """
-
-    def __init__(self, images: Tensor, weights: Tensor | None, k: int, names: list[str]) -> None:
-        dtype, device = working_dtype(images), images.device
-        total, n, _ = images.shape
-        rows, scales, norms = _prepared(images, weights, names)
-        self._norms = torch.stack(norms)
-        kind = GramProducts if _wants_gram(images) else ColumnProducts
-        self._products: Products | None = kind(rows, scales)
-        # What a step maximises: the squared weighted residual norm of every token.
-        self.value = self._norms.to(dtype).square()
-        eps = torch.finfo(dtype).eps
-        self._floor = eps * n * self.value.amax(-1, keepdim=True)
-        self.near = 1 - _TIE * eps
-        self._never = torch.full((), math.inf, dtype=dtype, device=device)
-        self._zero = torch.zeros((), dtype=dtype, device=device)
-        self._order = torch.zeros(k, total, 1, dtype=torch.int64, device=device)
-        self._rank = torch.zeros(total, 1, dtype=torch.int64, device=device)
-        self._energy = self.value.new_zeros(k + 1, total)
-        width = math.ceil(n / _PAD) * _PAD
-        self._factor: Tensor | None = self.value.new_empty(total, k, width)[..., :n]
-        self._pivot_row = self.value.new_empty(total, math.ceil(k / _PAD) * _PAD)
-        self._sync_every = 1 if device.type == "cpu" else _SYNC_EVERY
-        self._sum_energy(0)
-        self.steps, self._tol, self._exhausted = 0, 0.0, False
-
-    def advance(self, stop: int, tol: float) -> None:
-        """Pick tokens until there are ``stop``, or every image has reached ``tol`` > 0."""
-        self._tol = tol
-        self.steps = run_greedy(self, self._order, self.steps, stop)
-        if self._exhausted:  # `order` fills up
-            self._energy[self.steps + 1 : stop + 1] = self._energy[self.steps]
-            self.steps = stop
-
-    def finished(self, t: int, best: Tensor) -> bool:
-        """See `Gain`: the tolerance is reached, or nothing is left to explain."""
-        if t == 0 or t % self._sync_every:
-            return False
-        if self._tol > 0 and bool((self._relative(t) <= self._tol).all()):
-            return True
-        self._exhausted = not bool((best > self._floor).any())
-        return self._exhausted
-
-    def take(self, t: int, pick: Tensor, best: Tensor) -> None:
-        """See `Gain`: one row of the Cholesky factor, and the norms downdated with it."""
-        gain, factor, products = self.value, self._factor, self._products
-        assert factor is not None and products is not None
-        alive = best > self._floor
-        value = gain.gather(-1, pick)
-        past, new, pivot_row = factor[:, :t], factor[:, t], self._pivot_row[:, :t]
-        for b, out in enumerate(new.unbind(0)):
-            products.write(b, pick[b], out)
-            if t > 0:
-                seen = past[b]
-                torch.index_select(seen, 1, pick[b], out=pivot_row[b, :, None])
-                torch.addmv(out, seen.T, pivot_row[b], alpha=-1, out=out)
-        # Exhausted images divide by infinity and stay as they are.
-        new.div_(torch.where(alive, value.sqrt(), self._never))
-        gain.addcmul_(new, new, value=-1).clamp_(min=0)
-        gain.scatter_(-1, pick, torch.where(alive, self._zero, value))
-        self._rank.add_(alive)
-        self._sum_energy(t + 1)
-
-    def _sum_energy(self, t: int) -> None:
-        for gain, out in zip(self.value.unbind(0), self._energy[t].unbind(0), strict=True):
-            torch.sum(gain, 0, out=out)
-
-    def _relative(self, t: int | slice) -> Tensor:
-        initial = self._energy[0]
-        return self._energy[t] / torch.where(initial > 0, initial, 1)
-
-    def release(self) -> None:
-        """Drop what only further steps need."""
-        self._factor = self._products = None
-
-    def residual(self, steps: int) -> Tensor:
-        """Relative residual [B, steps + 1]."""
-        return self._relative(slice(0, steps + 1)).T.contiguous()
-
-    def order(self, steps: int) -> Tensor:
-        """Order [B, steps], filled up by weighted norm from where an image was exhausted on."""
-        order = self._order[:steps, :, 0].T.contiguous()
-        return fill_up(order, self._rank, self._norms)

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from sparevlm.kernels import usable
 
-from .rows import checked_rows, unit_rows
+from .rows import checked_rows, even_blocks, unit_rows
 
 SMALL_BYTES = 2**20  # features of which a pass costs a CPU less than choosing a block does
 _GRAM_BYTES = 256 * 2**20  # of one image on a GPU
 _PANEL = 192  # rows; products of narrower blocks cost a CPU more than their halves save
 
-Way = Literal["gram", "blocks", "columns"]
+Way = Literal["gram", "blocks", "columns", "given"]
 
 
 def pairs(rows: Tensor, out: Tensor | None = None) -> Tensor:
@@ -27,19 +27,16 @@ def pairs(rows: Tensor, out: Tensor | None = None) -> Tensor:
     wherever they lie.
     """
     n = len(rows)
-    count = n // _PANEL
-    if rows.device.type != "cpu" or count < 2:
+    if rows.device.type != "cpu" or n < 2 * _PANEL:
         return torch.mm(rows, rows.T, out=out)
     out = rows.new_empty(n, n) if out is None else out
-    size = -(-n // (16 * count)) * 16
-    starts = [*range(0, n - size, size), n - size]
-    for i, top in enumerate(starts):
-        here = rows[top : top + size]
-        for left in starts[i:]:
-            block = out[top : top + size, left : left + size]
-            torch.mm(here, rows[left : left + size].T, out=block)
-            if left > top:
-                out[left : left + size, top : top + size] = block.T
+    parts = even_blocks(n, _PANEL)
+    for i, top in enumerate(parts):
+        for left in parts[i:]:
+            block = out[top, left]
+            torch.mm(rows[top], rows[left].T, out=block)
+            if left is not top:
+                out[left, top] = block.T
     return out
 
 

@@ -55,8 +55,6 @@ def fill_up(order: Tensor, rank: Tensor, norms: Tensor) -> Tensor:
     total, n = norms.shape
     step = torch.arange(order.shape[1], device=order.device)
     stands = step < rank
-    if bool(stands.all()):
-        return order
     # One more column takes the writes of the entries that do not stand.
     key = torch.cat((norms, norms.new_zeros(total, 1)), dim=1)
     key.scatter_(1, torch.where(stands, order, n), -1)

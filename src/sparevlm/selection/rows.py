@@ -40,6 +40,16 @@ def blocks(n: int, size: int | None = None) -> Iterator[slice]:
     return (slice(begin, begin + size) for begin in range(0, n, size))
 
 
+def even_blocks(n: int, size: int) -> list[slice]:
+    """Runs of rows of one length, at most `size` or a little more, that cover n; some may overlap.
+
+    Products of blocks of one shape round alike.
+    """
+    count = max(1, n // size)
+    length = min(n, -(-n // (16 * count)) * 16)
+    return [slice(i, i + length) for i in (*range(0, n - length, length), n - length)]
+
+
 def checked_rows(features: Tensor) -> Tensor:
     """Features [N, D] in float32 (float64 for float64).
 
