@@ -152,7 +152,9 @@ class HostRun:
     def _column(self, t: int, pick: NDArray[np.int64], alive: NDArray[np.bool_]) -> Floats:
         """Row t of the factors [B, N], but for its scale."""
         new = self._factor[:, t, : self._value.shape[1]]
-        if self._gram is not None:
+        if self._gram is not None and len(pick) == 1:
+            new[0] = self._gram[0, pick[0]]
+        elif self._gram is not None:
             new[:] = self._gram[self._images, pick]
         else:
             for b, (products, n) in enumerate(zip(self._single, self._lengths, strict=True)):
@@ -168,7 +170,7 @@ class HostRun:
         """Subtract from `new` [B, N] what the first t rows of the factors have of it."""
         n, past = new.shape[1], self._factor[:, :t]
         at_pick = past[self._images, :, pick]
-        if self._rows_at_once is not None:
+        if self._rows_at_once is not None and len(pick) > 1:
             for first in range(0, t, self._rows_at_once):
                 some = slice(first, first + self._rows_at_once)
                 new -= np.matmul(at_pick[:, None, some], past[:, some])[:, 0, :n]
