@@ -67,9 +67,7 @@ that. `dart` keeps what its authors' program would if pivots took turns by norm 
 
 Left out, of 2025 and 2026, since no program and no text precise enough was at hand: AgilePruner
 (2603.01236: thresholds between its attention-led and its diversity-led form), ToDRE (2505.18757: at
-which layer which tokens go), ERASE (2605.09982), HAWK, SPpruner, ST-Prune, RTPrune, AOT. TransPrune
-(2507.20630) has a public program, which reads the attention and feed-forward parts of six layers:
-not built yet.
+which layer which tokens go), ERASE (2605.09982), HAWK, SPpruner, ST-Prune, RTPrune, AOT.
 """
 
 MODELS_HEAD = """# Model families

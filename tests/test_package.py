@@ -23,7 +23,7 @@ PUBLIC = """
     FastV FasterVLM GreedyCSS Handle HiPrune IDSelection KCenter LargestNorm LayerTokens
     LeverageScores MMTok NoImage PickingMethod Projector PruMerge PruMergePlus PruningMethod
     PyramidDrop Query RandomTokens Reduction ResPrune Residual SCOPE SPARE SPAREDecoder Selection
-    SparseVLM Staged StrongRRQR TRIM TwoStageCSS UniformGrid VisPruner VisionZip VisualTokens
+    SparseVLM Staged StrongRRQR TRIM TransPrune TwoStageCSS UniformGrid VisPruner VisionZip VisualTokens
     VolumeSampling ZOOPrune __version__ attach get_method greedy_css list_methods load preview
     prune_inputs
     reconstruction_curve reconstruction_error select svd_bound

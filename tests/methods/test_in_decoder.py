@@ -14,7 +14,7 @@ from sparevlm.methods import (
     get_method,
     list_methods,
 )
-from sparevlm.methods.in_decoder import LayerTokens, averaged
+from sparevlm.methods.in_decoder import Change, LayerTokens, averaged
 from sparevlm.methods.sparsevlm import clustered
 from sparevlm.selection import select
 
@@ -27,11 +27,19 @@ def tokens(n=60, words=9, d=16, seed=0) -> LayerTokens:
 
     paid = normal(words, n).softmax(-1) * normal(words, 1).sigmoid()  # the rest goes to words
     paid = paid.float()
+    cosines = normal(4, n + words).tanh().float()
+    ratios = normal(4, n).exp().float()
+    changes = tuple(
+        Change(
+            at // 2, ("attention", "feed-forward")[at % 2], ratios[at], cosines[at, :n], cosines[at]
+        )
+        for at in range(4)
+    )
     return LayerTokens(
         layer=2, features=normal(n, d), indices=torch.arange(n), text=normal(words, d),
         keys=normal(n, d), text_keys=normal(words, d), attention=lambda rows: paid[rows],
         received=lambda: paid.mean(0),
-        norm=lambda x: x / x.square().mean(-1, keepdim=True).sqrt(),
+        norm=lambda x: x / x.square().mean(-1, keepdim=True).sqrt(), changes=lambda: changes,
     )  # fmt: skip
 
 

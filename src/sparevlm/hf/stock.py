@@ -482,6 +482,17 @@ def attentions(decoder: Any) -> list[Any]:
     return [getattr(layer, "self_attn", None) for layer in layers_of(decoder)]
 
 
+def feed_forwards(decoder: Any) -> list[Any]:
+    """Each layer's feed-forward part, a mixture of experts or not, or None."""
+    return [getattr(layer, "mlp", None) for layer in layers_of(decoder)]
+
+
+def part_output(output: Any) -> Tensor:
+    """What an attention or a feed-forward part adds; some give weights or router logits too."""
+    states: Tensor = output[0] if isinstance(output, tuple) else output
+    return states
+
+
 def reads_attention(attention: Any) -> bool:
     """Whether an attention has all parts by which its queries and keys are made again."""
     return all(hasattr(attention, part) for part in _ATTENTION)
@@ -538,7 +549,7 @@ def will_run_again(layer: Any) -> bool:
 
 
 def layer_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """Hidden states [B, L, D] that a layer is given."""
+    """Hidden states [B, L, D] that a layer, or a part of one, is given."""
     hidden: Tensor = args[0] if args else kwargs["hidden_states"]
     return hidden
 

@@ -40,6 +40,7 @@ from sparevlm.methods.spare_decoder import SPAREDecoder
 from sparevlm.methods.sparsevlm import SparseVLM
 from sparevlm.methods.staged import Staged
 from sparevlm.methods.strong_rrqr import StrongRRQR
+from sparevlm.methods.transprune import TransPrune
 from sparevlm.methods.trim import TRIM
 from sparevlm.methods.two_stage_css import TwoStageCSS
 from sparevlm.methods.uniform_grid import UniformGrid
@@ -85,6 +86,7 @@ __all__ = [
     "SparseVLM",
     "Staged",
     "StrongRRQR",
+    "TransPrune",
     "TwoStageCSS",
     "UniformGrid",
     "VisPruner",

@@ -29,6 +29,7 @@ NEEDS = {
     "decoder_attention": _DECODERS,
     "decoder_keys": _DECODERS,
     "decoder_states": _DECODERS,
+    "decoder_changes": _DECODERS,
 }
 
 _REGISTRY: dict[str, type[PruningMethod]] = {}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -19,13 +19,47 @@ Schedule = dict[int, int]  # decoder layer: tokens of a picture that it and late
 
 
 @dataclass(frozen=True, eq=False)
+class Change:
+    """What one part of one layer, its attention or its feed-forward part, did to tokens.
+
+    In is what goes into the part, after the layer's norm; out is what comes out of it, before it is
+    added to the rest.
+
+    Attributes
+    ----------
+    layer : int
+        Index of the layer.
+    part : "attention" or "feed-forward"
+    ratios : Tensor [N], float32
+        |out| / |in| of each visual token.
+    cosines : Tensor [N], float32
+        Cosine of in and out of each visual token.
+    all_cosines : Tensor [L], float32
+        The same of all columns of the call that the layer got, words and every picture's tokens.
+    """
+
+    layer: int
+    part: Literal["attention", "feed-forward"]
+    ratios: Tensor
+    cosines: Tensor
+    all_cosines: Tensor
+
+
+def _unread() -> tuple[Change, ...]:
+    raise ValueError(
+        'changes were not recorded: name "decoder_changes" in needs, and the layers in watched'
+    )
+
+
+@dataclass(frozen=True, eq=False)
 class LayerTokens:
     """The visual tokens of one picture at a decoder layer that gets fewer of them.
 
     Attributes
     ----------
     layer : int
-        Index of that layer; scores come from the one before it.
+        Index of that layer. Keys and attention are its own or, of most methods, of the one before
+        it: as `DecoderMethod.attention_at` says.
     features : Tensor [N, D]
         Hidden states of the tokens that are left, as the layer would get them.
     indices : Tensor [N], int64
@@ -33,15 +67,18 @@ class LayerTokens:
     text : Tensor [M, D]
         Hidden states of the prompt's words, in order.
     keys, text_keys : Tensor [N, C] and [M, C]
-        Their keys in the layer before, after rotation, all heads side by side.
+        Their keys, after rotation, all heads side by side.
     attention : callable
-        Which words [R], int64 -> attention [R, N] that these pay to the tokens in the layer before,
-        float32, mean over heads; of each word's softmax over all that it sees.
+        Which words [R], int64 -> attention [R, N] that these pay to the tokens, float32, mean over
+        heads; of each word's softmax over all that it sees.
     received : callable
         Nothing -> attention [N], float32, that each token gets from all other columns of the call
         on average, pictures and words, mean over heads; those before it pay none.
     norm : callable
         The language model's last norm, which makes hidden states comparable.
+    changes : callable
+        Nothing -> a `Change` for each part of each layer of `DecoderMethod.watched` that has run,
+        in that order.
     """
 
     layer: int
@@ -53,6 +90,7 @@ class LayerTokens:
     attention: Callable[[Tensor], Tensor]
     received: Callable[[], Tensor]
     norm: Callable[[Tensor], Tensor]
+    changes: Callable[[], tuple[Change, ...]] = _unread
 
     def __len__(self) -> int:
         return len(self.features)
@@ -78,6 +116,9 @@ class DecoderMethod(PruningMethod):
     """
 
     inside: ClassVar[bool] = True
+    # Which layer's attention and keys are read at a stage: of the one before it, which runs anyway;
+    # or of the one that gets fewer tokens, whose queries and keys are made once more, of all.
+    attention_at: ClassVar[Literal["before", "own"]] = "before"
 
     _: KW_ONLY
     average: bool = True
@@ -98,6 +139,10 @@ class DecoderMethod(PruningMethod):
         Layers ascend from 1 on; the last number is 1. A layer named here is the first that gets
         fewer tokens. ``share`` is the budget's, for methods whose proportions depend on it.
         """
+
+    def watched(self, layers: int) -> Sequence[int]:
+        """Layers whose `Change`s are recorded for `choose`, for methods that need them."""
+        return ()
 
     @abstractmethod
     def choose(self, tokens: LayerTokens, k: int) -> Reduction:

@@ -7,6 +7,7 @@ of later calls fit each layer's own length. What a running call has is in its th
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import threading
 from dataclasses import replace
@@ -18,6 +19,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from sparevlm.hf import stock
 from sparevlm.hf.attached import Attached
+from sparevlm.hf.decoder.changes import ChangeProbe, Recorded
 from sparevlm.hf.decoder.held import (
     Call,
     Picture,
@@ -27,7 +29,7 @@ from sparevlm.hf.decoder.held import (
     is_shorter,
     seen_before,
 )
-from sparevlm.hf.decoder.probe import LayerProbe, Taken
+from sparevlm.hf.decoder.probe import KeysMade, LayerProbe, Taken
 from sparevlm.hf.decoder.shorter import (
     filled,
     gathered,
@@ -39,7 +41,7 @@ from sparevlm.hf.decoder.shorter import (
 )
 from sparevlm.hf.media import token_types
 from sparevlm.hf.turns import check_rows, mark_rows
-from sparevlm.methods.in_decoder import LayerTokens, averaged, check_chosen
+from sparevlm.methods.in_decoder import Change, LayerTokens, averaged, check_chosen
 from sparevlm.report import ImageReport, Report, Timer
 
 if TYPE_CHECKING:
@@ -66,6 +68,11 @@ def check_decoder(method: DecoderMethod, model: Any, family: Family) -> None:
             f"{name} has no layers with separate queries and keys, which {type(method).__name__} "
             "reads"
         )
+    if not all(_changing(method, decoder).values()):
+        raise stock.unknown(
+            f"{name} has layers without a feed-forward part of the name that is known, which "
+            f"{type(method).__name__} reads"
+        )
     if stock.last_norm(decoder) is None:
         raise stock.unknown(f"{name} has no last norm of the name that is known")
     for layer in layers:
@@ -79,6 +86,14 @@ def check_decoder(method: DecoderMethod, model: Any, family: Family) -> None:
             f"token, so that none can be dropped before layer {deep}: {type(method).__name__} "
             f"drops at layer {first}"
         )
+
+
+def _changing(method: DecoderMethod, decoder: Any) -> dict[int, Any]:
+    """Layers whose changes a method reads, and their feed-forward parts, or None."""
+    if "decoder_changes" not in method.requires:
+        return {}
+    parts = stock.feed_forwards(decoder)
+    return {at: parts[at] for at in method.watched(len(parts))}
 
 
 class Inside(Attached):
@@ -100,10 +115,15 @@ class Inside(Attached):
         self._local = threading.local()
         self._replayed = WeakTensorKeyDictionary()  # a call's rotary embeddings: the call
         attentions = stock.attentions(self._decoder)
+        self._back = 0 if inside.attention_at == "own" else 1  # from a stage to the layer it reads
         self._probes = {
-            at: LayerProbe(attentions[at - 1], lambda at=at: self._taken(at))  # type: ignore[misc]
+            at: LayerProbe(attentions[at - self._back], lambda at=at: self._taken(at))  # type: ignore[misc]
             for at in self._stages
         }
+        self._changes = [
+            ChangeProbe(at, attentions[at], part, self._changed, self._prompting)
+            for at, part in _changing(inside, self._decoder).items()
+        ]
         self._hooks = [
             # After the hook of `before`, which shortens what this one sees.
             self._model.register_forward_pre_hook(self._before_model, with_kwargs=True),
@@ -120,6 +140,8 @@ class Inside(Attached):
         self._before.detach()
         for probe in self._probes.values():
             probe.remove()
+        for change in self._changes:
+            change.remove()
 
     @property
     def columns(self) -> Tensor | None:
@@ -144,6 +166,16 @@ class Inside(Attached):
     def _taken(self, at: int) -> Taken | None:
         call = self._call
         return None if call is None else call.taken.get(at)
+
+    def _prompting(self) -> bool:
+        call = self._call
+        return call is not None and bool(call.pictures)
+
+    def _changed(self, recorded: Recorded) -> None:
+        call = self._call
+        assert call is not None  # or it is not recorded
+        recorded.left = call.left
+        call.changes.append(recorded)
 
     # -- the model
 
@@ -244,12 +276,14 @@ class Inside(Attached):
             if call.again and embeddings is not None:
                 self._replayed[embeddings[0]] = call
             if at in self._probes and call.pictures:
+                if not self._back:
+                    self._look_ahead(call, at, module, hidden, args, kwargs)
                 hidden = self._drop(call, at, hidden)
-                del call.taken[at]
+                call.taken.pop(at, None)
             changed = self._shortened(call, at, hidden, held, kwargs)
             if cache is not None and at >= self._first and (call.pictures or held is not None):
                 hold(cache, at, held, call)
-            if at + 1 in self._probes and call.pictures:
+            if self._back and at + 1 in self._probes and call.pictures:
                 call.taken[at + 1] = self._take(call, at, changed, cache, held)
             call.lefts.append(call.left)
             return stock.with_layer_input(args, changed, hidden)
@@ -272,16 +306,36 @@ class Inside(Attached):
     def _take(
         self, call: Call, at: int, arguments: dict[str, Any], cache: Any, held: Tensor | None
     ) -> Taken:
-        """What is read off layer `at`, whose arguments are `given`, for the stage behind it."""
+        """What is read off layer `at`, which gets these arguments, for its stage."""
         embeddings = stock.rotary(arguments)
         assert embeddings is not None  # looked at before the first layer
         mask = arguments.get("attention_mask")
-        taken = Taken(self._probes[at + 1], embeddings)
+        taken = Taken(self._probes[at + self._back], embeddings, ahead=not self._back)
         taken.mask = mask if isinstance(mask, Tensor) and mask.ndim == 4 else None
         if call.past and cache is not None:
             taken.past = stock.cached_keys(cache, at)
             taken.past_seen = seen_before(call, held)
         return taken
+
+    def _look_ahead(
+        self,
+        call: Call,
+        at: int,
+        layer: Any,
+        hidden: Tensor,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        """Let a layer make queries and keys of all that it would get, and nothing else."""
+        if all(picture.schedule[at] >= len(picture.left) for picture in call.pictures):
+            return
+        cache = stock.cache_of(kwargs)
+        held = held_by(cache, at) if call.past else None
+        changed = self._shortened(call, at, hidden, held, kwargs)
+        call.taken[at] = self._take(call, at, changed, cache, held)
+        args, changed = stock.with_layer_input(args, changed, hidden)
+        with torch.no_grad(), contextlib.suppress(KeysMade):
+            layer.forward(*args, **changed)  # without the hooks that are on the layer
 
     def _begin(self, call: Call, cache: Any, hidden: Tensor) -> None:
         """At the first layer: what the cache holds, and whether it is of a kind that can shrink."""
@@ -379,10 +433,14 @@ class Inside(Attached):
                 received[row] = total / max(len(asking) - 1, 1)
             return received[row][places]
 
+        def changes() -> tuple[Change, ...]:
+            mine = picture.columns[picture.left]
+            return tuple(one.of(row, mine, call.real[row]) for one in call.changes)
+
         return LayerTokens(
             layer=at, features=hidden[row, places], indices=picture.left, text=hidden[row, words],
             keys=keys[places], text_keys=keys[words], received=from_all,
-            attention=lambda which: paid(words[which])[:, places],
+            attention=lambda which: paid(words[which])[:, places], changes=changes,
             norm=stock.last_norm(self._decoder),
         )  # fmt: skip
 

@@ -15,16 +15,25 @@ from torch import Tensor
 from sparevlm.hf import stock
 
 
-class KeyTap:
-    """A cache, or none, that a layer is given instead of its own: it lets the keys be seen."""
+class KeysMade(Exception):
+    """A layer that was run for its queries and keys alone has made them."""
 
-    def __init__(self, cache: Any) -> None:
-        self._cache = cache
+
+class KeyTap:
+    """A cache, or none, that a layer is given instead of its own: it lets the keys be seen.
+
+    With `ahead` the layer goes no further: `KeysMade` is raised, and nothing is cached.
+    """
+
+    def __init__(self, cache: Any, ahead: bool) -> None:
+        self._cache, self._ahead = cache, ahead
         self.keys: Tensor | None = None
 
     def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Cache as the true one does."""
         self.keys = keys.detach()
+        if self._ahead:
+            raise KeysMade
         if self._cache is None:
             return keys, values
         return self._cache.update(keys, values, *args, **kwargs)
@@ -64,7 +73,7 @@ class LayerProbe:
         taken = self._current()
         if taken is None:
             return None
-        taken.tap = KeyTap(stock.cache_of(kwargs))
+        taken.tap = KeyTap(stock.cache_of(kwargs), taken.ahead)
         return args, stock.with_tap(module, kwargs, taken.tap)
 
     def _took_query(self, module: Any, args: Any, output: Tensor) -> None:
@@ -95,6 +104,8 @@ class Taken:
         Keys that were cached before this call.
     past_seen : Tensor [B, P] or None
         Which of them are no padding.
+    ahead : bool
+        Whether the layer runs for its queries and keys alone.
     query : Tensor [B, L, H * C] or None
         Queries, once the layer ran.
     last_key : Tensor [B, 1, H * C] or None
@@ -107,6 +118,7 @@ class Taken:
     mask: Tensor | None = None
     past: Tensor | None = None
     past_seen: Tensor | None = None
+    ahead: bool = False
     query: Tensor | None = None
     last_key: Tensor | None = None
 
