@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from sparevlm.hf import Handle, attach, load, preview, prune_inputs
     from sparevlm.methods import (
         DART,
+        HAWK,
         SCOPE,
         SPARE,
         TRIM,
+        AgilePruner,
         ApET,
         AveragePool,
         CDPruner,
@@ -95,9 +97,11 @@ _HOME = {
 
 __all__ = [
     "DART",
+    "HAWK",
     "SCOPE",
     "SPARE",
     "TRIM",
+    "AgilePruner",
     "ApET",
     "AttentionOf",
     "AveragePool",

@@ -482,6 +482,11 @@ def attentions(decoder: Any) -> list[Any]:
     return [getattr(layer, "self_attn", None) for layer in layers_of(decoder)]
 
 
+def input_norm(layer: Any) -> Any:
+    """What a layer norms before its attention, or None where it is not found."""
+    return getattr(layer, "input_layernorm", None)
+
+
 def feed_forwards(decoder: Any) -> list[Any]:
     """Each layer's feed-forward part, a mixture of experts or not, or None."""
     return [getattr(layer, "mlp", None) for layer in layers_of(decoder)]
@@ -503,6 +508,12 @@ def heads_of(attention: Any, values: Tensor, of: str) -> Tensor:
     split = values.unflatten(-1, (-1, attention.head_dim))
     norm = getattr(attention, f"{of}_norm", None)
     return (split if norm is None else norm(split)).transpose(0, 1)
+
+
+def sharing(attention: Any) -> int:
+    """How many heads share a key."""
+    queries, keys = (projection(attention, of).out_features for of in ("q", "k"))
+    return int(queries // keys)
 
 
 def rotated(attention: Any, heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 
+from sparevlm.methods.agilepruner import AgilePruner
 from sparevlm.methods.apet import ApET
 from sparevlm.methods.average_pool import AveragePool
 from sparevlm.methods.base import PruningMethod
@@ -14,6 +15,7 @@ from sparevlm.methods.downsampled_image import DownsampledImage
 from sparevlm.methods.fastervlm import FasterVLM
 from sparevlm.methods.fastv import FastV
 from sparevlm.methods.greedy_css import GreedyCSS
+from sparevlm.methods.hawk import HAWK
 from sparevlm.methods.hiprune import HiPrune
 from sparevlm.methods.id_selection import IDSelection
 from sparevlm.methods.in_decoder import DecoderMethod, LayerTokens
@@ -54,9 +56,11 @@ for _module in pkgutil.iter_modules(__path__):
 
 __all__ = [
     "DART",
+    "HAWK",
     "SCOPE",
     "SPARE",
     "TRIM",
+    "AgilePruner",
     "ApET",
     "AveragePool",
     "CDPruner",
