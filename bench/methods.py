@@ -28,6 +28,7 @@ SECONDS = 20.0  # a method that took longer is not timed again
 LIMIT = 3.0  # times the product; beyond, the algorithm itself must be the reason
 FORCED = {
     "greedy-css": "rewrites an N x N matrix of residuals at every step, in fp64",
+    "hawk": "makes keys of all tokens, 4,096 wide, by a matrix as large as the projector's",
     "k-center": "takes differences of all tokens to each pick: products would be wrong for twins",
     "leverage": "needs the singular vectors of X: an eigendecomposition, O(N^3), in fp64",
     "two-stage": "needs the singular vectors of X: an eigendecomposition, O(N^3), in fp64",

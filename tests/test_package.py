@@ -22,7 +22,7 @@ PUBLIC = """
     AgilePruner ApET AttentionOf AveragePool CDPruner DART DARTDecoder DecoderMethod DivPrune
     DownsampledImage FastV FasterVLM GreedyCSS HAWK Handle HiPrune IDSelection KCenter LargestNorm
     LayerTokens LeverageScores MMTok NoImage PickingMethod Projector PruMerge PruMergePlus
-    PruningMethod PyramidDrop Query RandomTokens Reduction ResPrune Residual SCOPE SPARE
+    PruneSID PruningMethod PyramidDrop Query RandomTokens Reduction ResPrune Residual SCOPE SPARE
     SPAREDecoder Selection SparseVLM Staged StrongRRQR TRIM TransPrune TwoStageCSS UniformGrid
     VisPruner VisionZip VisualTokens VolumeSampling ZOOPrune __version__ attach get_method
     greedy_css list_methods load preview prune_inputs reconstruction_curve reconstruction_error

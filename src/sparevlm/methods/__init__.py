@@ -26,6 +26,7 @@ from sparevlm.methods.mmtok import MMTok
 from sparevlm.methods.no_image import NoImage
 from sparevlm.methods.picking import PickingMethod
 from sparevlm.methods.prumerge import PruMerge, PruMergePlus
+from sparevlm.methods.prunesid import PruneSID
 from sparevlm.methods.pyramiddrop import PyramidDrop
 from sparevlm.methods.random_tokens import RandomTokens
 from sparevlm.methods.registry import (
@@ -82,6 +83,7 @@ __all__ = [
     "PickingMethod",
     "PruMerge",
     "PruMergePlus",
+    "PruneSID",
     "PruningMethod",
     "PyramidDrop",
     "RandomTokens",
