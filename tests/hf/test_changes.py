@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import contextmanager
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from transformers import DynamicCache
 from bench.masked import layers_of, masking
 from sparevlm.hf import stock
 from sparevlm.methods import TransPrune
+from sparevlm.tokens import Reduction
 from tests.families import BUILDERS
 from tests.families.matrix import ONE, SHORT, TWO, answer, made, new, token_kinds
 from tests.hf.test_inside import REFUSED, Stages, four_layers
@@ -158,11 +159,15 @@ def test_a_batch_of_unlike_prompts_equals_singles(wide, name) -> None:
                 assert torch.equal(alone.indices, each.indices)
 
 
-class Own(Stages):
-    """Attention of the layer that gets fewer tokens."""
+class Next(Stages):
+    """What the last word attends to in the layer that gets fewer tokens."""
 
     name: ClassVar[str] = ""
-    attention_at: ClassVar[Literal["before", "own"]] = "own"
+    needs: ClassVar[frozenset[str]] = frozenset({"decoder_next_attention"})
+
+    def choose(self, tokens, k: int) -> Reduction:
+        last = torch.tensor([len(tokens.text) - 1])
+        return Reduction.picked(tokens.next_attention(last)[0].argsort(descending=True)[:k])
 
 
 @pytest.mark.parametrize("name", ["llava", "got_ocr2", "mistral3"])
@@ -173,7 +178,7 @@ def test_a_picture_after_a_turn_of_text(name, named) -> None:
     ids = whole["input_ids"]
     first = int(token_kinds(family, whole)[0].nonzero()[0, 0])
     assert first >= 2
-    method, cache = Own(keep=0.4, average=False), DynamicCache()
+    method, cache = Next(keep=0.4, average=False), DynamicCache()
     with torch.no_grad(), method(family.model) as handle:
         fresh, kept = family.model(**whole).logits[0, -1], handle.report[0].indices
         family.model(input_ids=ids[:, : first - 1], **named(cache))
@@ -183,7 +188,7 @@ def test_a_picture_after_a_turn_of_text(name, named) -> None:
     assert torch.allclose(later, fresh, atol=1e-5)
 
 
-def test_hooks_go_and_errors_leave_nothing(pocket) -> None:
+def test_hooks_go_and_errors_leave_nothing(pocket, monkeypatch) -> None:
     model, inputs = pocket.model, pocket.inputs(ONE)
 
     def hooks():
@@ -192,6 +197,14 @@ def test_hooks_go_and_errors_leave_nothing(pocket) -> None:
     before, logits = hooks(), model(**inputs).logits
     with TransPrune(keep=0.6)(model), pytest.raises(ValueError, match="mask"):
         model(**inputs | {"attention_mask": inputs["attention_mask"][:, None, None]})
+    with TransPrune(keep=0.6)(model) as handle:
+        stock_choose = TransPrune.choose
+        monkeypatch.setattr(TransPrune, "choose", lambda self, tokens, k: tokens.changes()[99])
+        with pytest.raises(IndexError):  # between two layers
+            model(**inputs)
+        monkeypatch.setattr(TransPrune, "choose", stock_choose)
+        model(**inputs)
+        assert handle.report[0].after < handle.report[0].before
     assert hooks() == before
     assert torch.equal(model(**inputs).logits, logits)
 

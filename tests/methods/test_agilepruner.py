@@ -46,7 +46,7 @@ def test_by_the_rule(n, seed, class_token, average, most):
         near = [j for j in left if 1 - cosine(v[i], v[j]) < tau]
         removed += near
         left = [j for j in left if j not in near]
-    found = AgilePruner(k, average=average, most=most).reduce(tokens)
+    found = AgilePruner(k, mean_rank=average, most=most).reduce(tokens)
     assert found.order.tolist() == kept
 
 
@@ -63,7 +63,7 @@ def test_near_twins_go_and_attention_alone_keeps_them():
     states = tokens.projector.states
     twins = torch.cat([states[:30], states[:30] + 0.1])
     tokens = replace(tokens, projector=replace(tokens.projector, states=twins))
-    order = AgilePruner(30, average=0.01, most=0.05).reduce(tokens).order
+    order = AgilePruner(30, mean_rank=0.01, most=0.05).reduce(tokens).order
     assert len({i % 30 for i in order.tolist()}) == 30
     attention = FasterVLM(30).reduce(tokens).order
     assert len({i % 30 for i in attention.tolist()}) < 25
@@ -72,7 +72,7 @@ def test_near_twins_go_and_attention_alone_keeps_them():
 
 @pytest.mark.parametrize(
     ("settings", "words"),
-    [({"average": 0.0}, "above 0 and at most 1"), ({"most": 2.1}, "from 0 to 2")],
+    [({"mean_rank": 0.0}, "above 0 and at most 1"), ({"most": 2.1}, "from 0 to 2")],
 )
 def test_settings_are_checked(settings, words):
     with pytest.raises(ValueError, match=words):

@@ -39,7 +39,8 @@ def tokens(n=60, words=9, d=16, seed=0) -> LayerTokens:
         layer=2, features=normal(n, d), indices=torch.arange(n), text=normal(words, d),
         keys=normal(n, d), text_keys=normal(words, d), attention=lambda rows: paid[rows],
         received=lambda: paid.mean(0),
-        norm=lambda x: x / x.square().mean(-1, keepdim=True).sqrt(), changes=lambda: changes,
+        norm=lambda x: x / x.square().mean(-1, keepdim=True).sqrt(),
+        next_attention=lambda rows: paid[rows].flip(1), changes=lambda: changes,
     )  # fmt: skip
 
 

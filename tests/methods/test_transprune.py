@@ -21,7 +21,7 @@ def test_by_hand(guided) -> None:
         for i in range(60):
             above = math.exp(1 - float(change.cosines[i]))
             total[i] += float(change.ratios[i]) * above / below
-    paid = given.attention(torch.arange(9)).sum(0).tolist()
+    paid = given.next_attention(torch.arange(9)).sum(0).tolist()
     score = [t / sum(total) + guided * p / sum(paid) for t, p in zip(total, paid, strict=True)]
     found = TransPrune(keep=12, guided=guided).choose(given, 12)
     assert found.order.tolist() == sorted(range(60), key=lambda i: -score[i])[:12]

@@ -21,13 +21,12 @@ def first_layer_of(model: Any) -> FirstLayer:
     """
     decoder = stock.decoder_of(model)
     layers, attention = stock.layers_of(decoder), next(iter(stock.attentions(decoder)), None)
-    norm = stock.input_norm(layers[0]) if len(layers) else None
-    if norm is None or not stock.reads_attention(attention):
+    if not stock.reads_attention(attention):
         raise stock.unknown(
-            f"the first layer of {type(decoder).__name__} has no separate queries and keys of "
-            "normed embeddings",
+            f"the first layer of {type(decoder).__name__} has no separate queries and keys",
             "methods that do not need it still work",
         )
+    norm = stock.input_norm(layers[0])
 
     @torch.no_grad()
     def heads(rows: Tensor, of: str) -> Tensor:

@@ -483,8 +483,17 @@ def attentions(decoder: Any) -> list[Any]:
 
 
 def input_norm(layer: Any) -> Any:
-    """What a layer norms before its attention, or None where it is not found."""
-    return getattr(layer, "input_layernorm", None)
+    """The norm that makes a layer's input its attention's.
+
+    Raises
+    ------
+    UnknownShapeError
+        If it is not found.
+    """
+    norm = getattr(layer, "input_layernorm", None)
+    if norm is None:
+        raise unknown(f"{type(layer).__name__} has no first norm of a name that is known")
+    return norm
 
 
 def feed_forwards(decoder: Any) -> list[Any]:

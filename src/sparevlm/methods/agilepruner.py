@@ -33,7 +33,7 @@ class AgilePruner(PickingMethod):
 
     Parameters
     ----------
-    average : float
+    mean_rank : float
         e_avg, as a share of the smaller of the number of tokens and their width.
     most : float
         tau_max, from 0 (attention alone) to 2.
@@ -44,12 +44,12 @@ class AgilePruner(PickingMethod):
     needs: ClassVar[frozenset[str]] = frozenset({"encoder_attention", "projector"})
     nested: ClassVar[bool] = True
 
-    average: float = 0.17
+    mean_rank: float = 0.17
     most: float = 0.3
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number(self, "average", lambda a: 0 < a <= 1, "above 0 and at most 1")
+        check_number(self, "mean_rank", lambda a: 0 < a <= 1, "above 0 and at most 1")
         check_number(self, "most", lambda m: 0 <= m <= 2, "from 0 to 2")
 
     def pick(self, tokens: VisualTokens, k: int) -> Reduction:
@@ -59,7 +59,7 @@ class AgilePruner(PickingMethod):
         scores = tokens.attention().mean(0)
         ranked = largest(scores, len(scores))
         unit = unit_rows(states)[ranked]
-        richness = effective_rank(states) / (min(states.shape) * self.average)
+        richness = effective_rank(states) / (min(states.shape) * self.mean_rank)
         places = torch.arange(len(ranked), device=states.device)
         thresholds = (_STEP * (places + 1) * richness).clamp(max=self.most)
         return Reduction.picked(ranked[_far(unit, thresholds, k)], scores=scores)

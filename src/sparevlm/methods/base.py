@@ -28,6 +28,7 @@ NEEDS = {
     "encoder": "pictures that are one grid of patches",
     "first_layer": _DECODERS,
     "decoder_attention": _DECODERS,
+    "decoder_next_attention": _DECODERS,
     "decoder_keys": _DECODERS,
     "decoder_states": _DECODERS,
     "decoder_changes": _DECODERS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -45,10 +45,11 @@ class Change:
     all_cosines: Tensor
 
 
-def _unread() -> tuple[Change, ...]:
-    raise ValueError(
-        'changes were not recorded: name "decoder_changes" in needs, and the layers in watched'
-    )
+def _not_read(need: str) -> Callable[..., Any]:
+    def refuse(*given: Tensor) -> Any:
+        raise ValueError(f'this was not read off the model: name "{need}" in needs')
+
+    return refuse
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +59,7 @@ class LayerTokens:
     Attributes
     ----------
     layer : int
-        Index of that layer. Keys and attention are its own or, of most methods, of the one before
-        it: as `DecoderMethod.attention_at` says.
+        Index of that layer, from 0.
     features : Tensor [N, D]
         Hidden states of the tokens that are left, as the layer would get them.
     indices : Tensor [N], int64
@@ -67,10 +67,13 @@ class LayerTokens:
     text : Tensor [M, D]
         Hidden states of the prompt's words, in order.
     keys, text_keys : Tensor [N, C] and [M, C]
-        Their keys, after rotation, all heads side by side.
+        Their keys in the layer before, after rotation, all heads side by side.
     attention : callable
-        Which words [R], int64 -> attention [R, N] that these pay to the tokens, float32, mean over
-        heads; of each word's softmax over all that it sees.
+        Which words [R], int64 -> attention [R, N] that these pay to the tokens in the layer before,
+        float32, mean over heads; of each word's softmax over all that it sees.
+    next_attention : callable
+        The same in `layer` itself, which has not run, as if it got all tokens that are left. For
+        methods whose `needs` names "decoder_next_attention".
     received : callable
         Nothing -> attention [N], float32, that each token gets from all other columns of the call
         on average, pictures and words, mean over heads; those before it pay none.
@@ -90,7 +93,8 @@ class LayerTokens:
     attention: Callable[[Tensor], Tensor]
     received: Callable[[], Tensor]
     norm: Callable[[Tensor], Tensor]
-    changes: Callable[[], tuple[Change, ...]] = _unread
+    next_attention: Callable[[Tensor], Tensor] = _not_read("decoder_next_attention")
+    changes: Callable[[], tuple[Change, ...]] = _not_read("decoder_changes")
 
     def __len__(self) -> int:
         return len(self.features)
@@ -116,10 +120,6 @@ class DecoderMethod(PruningMethod):
     """
 
     inside: ClassVar[bool] = True
-    # Which layer's attention and keys are read at a stage: of the one before it, which runs anyway;
-    # or of the one that gets fewer tokens, whose queries and keys are made once more, of all.
-    attention_at: ClassVar[Literal["before", "own"]] = "before"
-
     _: KW_ONLY
     average: bool = True
 

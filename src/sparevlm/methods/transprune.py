@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ class TransPrune(DecoderMethod):
     words pay in the layer that gets fewer tokens (mean over words and heads). Both are divided by
     their sum over the picture. Stages keep 7/8, 5/8 and 1/8 of the tokens; with other budgets they
     keep these proportions, as far as there are tokens. The layer's queries and keys are made once
-    more for it, of all tokens; nothing else is. Positions stay; the authors' program renumbers
+    more for it, of all tokens. Positions stay; the authors' program renumbers
     them.
 
     Parameters
@@ -41,8 +41,7 @@ class TransPrune(DecoderMethod):
 
     name: ClassVar[str] = "transprune"
     paper: ClassVar[str] = "arXiv 2507.20630"
-    needs: ClassVar[frozenset[str]] = frozenset({"decoder_attention", "decoder_changes"})
-    attention_at: ClassVar[Literal["before", "own"]] = "own"
+    needs: ClassVar[frozenset[str]] = frozenset({"decoder_next_attention", "decoder_changes"})
 
     guided: bool = True
 
@@ -70,7 +69,7 @@ class TransPrune(DecoderMethod):
         scores = _share(_transitions(tokens))
         if self.guided:
             words = torch.arange(len(tokens.text), device=tokens.features.device)
-            scores = scores + _share(tokens.attention(words).mean(0))
+            scores = scores + _share(tokens.next_attention(words).mean(0))
         return Reduction.picked(largest(scores, k), scores=scores)
 
 

@@ -71,7 +71,9 @@ class Call:
     left : Tensor [B, L'] or None
         Columns of this call that the present layer gets, -1 for padding; None: all.
     taken : dict
-        {stage: what was read for it off a layer}.
+        {layer: what was read off the layer before it}.
+    ahead : dict
+        {layer: what is read off it while it runs for that alone}.
     changes : list of Recorded
         Of the watched layers that ran.
     lefts : list
@@ -93,6 +95,7 @@ class Call:
     past: int = 0
     left: Tensor | None = None
     taken: dict[int, Taken] = field(default_factory=dict)
+    ahead: dict[int, Taken] = field(default_factory=dict)
     changes: list[Recorded] = field(default_factory=list)
     lefts: list[Tensor | None] = field(default_factory=list)
     again: bool = False

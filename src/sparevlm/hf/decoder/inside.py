@@ -8,8 +8,10 @@ of later calls fit each layer's own length. What a running call has is in its th
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -115,10 +117,13 @@ class Inside(Attached):
         self._local = threading.local()
         self._replayed = WeakTensorKeyDictionary()  # a call's rotary embeddings: the call
         attentions = stock.attentions(self._decoder)
-        self._back = 0 if inside.attention_at == "own" else 1  # from a stage to the layer it reads
         self._probes = {
-            at: LayerProbe(attentions[at - self._back], lambda at=at: self._taken(at))  # type: ignore[misc]
+            at: LayerProbe(attentions[at - 1], lambda at=at: self._taken(at))  # type: ignore[misc]
             for at in self._stages
+        }
+        self._next = {
+            at: LayerProbe(attentions[at], lambda at=at: self._ahead(at))  # type: ignore[misc]
+            for at in (self._stages if "decoder_next_attention" in inside.requires else ())
         }
         self._changes = [
             ChangeProbe(at, attentions[at], part, self._changed, self._prompting)
@@ -138,7 +143,7 @@ class Inside(Attached):
     def _take_off(self) -> None:
         super()._take_off()
         self._before.detach()
-        for probe in self._probes.values():
+        for probe in (*self._probes.values(), *self._next.values()):
             probe.remove()
         for change in self._changes:
             change.remove()
@@ -166,6 +171,10 @@ class Inside(Attached):
     def _taken(self, at: int) -> Taken | None:
         call = self._call
         return None if call is None else call.taken.get(at)
+
+    def _ahead(self, at: int) -> Taken | None:
+        call = self._call
+        return None if call is None else call.ahead.get(at)
 
     def _prompting(self) -> bool:
         call = self._call
@@ -276,15 +285,14 @@ class Inside(Attached):
             if call.again and embeddings is not None:
                 self._replayed[embeddings[0]] = call
             if at in self._probes and call.pictures:
-                if not self._back:
-                    self._look_ahead(call, at, module, hidden, args, kwargs)
-                hidden = self._drop(call, at, hidden)
-                call.taken.pop(at, None)
+                coming = functools.partial(self._look_ahead, call, at, hidden, held, args, kwargs)
+                hidden = self._drop(call, at, hidden, functools.lru_cache(coming))
+                del call.taken[at]
             changed = self._shortened(call, at, hidden, held, kwargs)
             if cache is not None and at >= self._first and (call.pictures or held is not None):
                 hold(cache, at, held, call)
-            if self._back and at + 1 in self._probes and call.pictures:
-                call.taken[at + 1] = self._take(call, at, changed, cache, held)
+            if at + 1 in self._probes and call.pictures:
+                call.taken[at + 1] = self._take(self._probes[at + 1], call, at, changed, held)
             call.lefts.append(call.left)
             return stock.with_layer_input(args, changed, hidden)
 
@@ -304,13 +312,18 @@ class Inside(Attached):
         return stock.with_layer_input(args, changed, hidden)
 
     def _take(
-        self, call: Call, at: int, arguments: dict[str, Any], cache: Any, held: Tensor | None
+        self,
+        probe: LayerProbe,
+        call: Call,
+        at: int,
+        arguments: dict[str, Any],
+        held: Tensor | None,
     ) -> Taken:
-        """What is read off layer `at`, which gets these arguments, for its stage."""
+        """What is read off layer `at`, which gets these arguments."""
         embeddings = stock.rotary(arguments)
         assert embeddings is not None  # looked at before the first layer
         mask = arguments.get("attention_mask")
-        taken = Taken(self._probes[at + self._back], embeddings, ahead=not self._back)
+        taken, cache = Taken(probe, embeddings), stock.cache_of(arguments)
         taken.mask = mask if isinstance(mask, Tensor) and mask.ndim == 4 else None
         if call.past and cache is not None:
             taken.past = stock.cached_keys(cache, at)
@@ -321,21 +334,23 @@ class Inside(Attached):
         self,
         call: Call,
         at: int,
-        layer: Any,
         hidden: Tensor,
+        held: Tensor | None,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-    ) -> None:
-        """Let a layer make queries and keys of all that it would get, and nothing else."""
-        if all(picture.schedule[at] >= len(picture.left) for picture in call.pictures):
-            return
-        cache = stock.cache_of(kwargs)
-        held = held_by(cache, at) if call.past else None
+    ) -> Taken:
+        """Let layer `at` make queries and keys of all that it would get, and nothing else."""
         changed = self._shortened(call, at, hidden, held, kwargs)
-        call.taken[at] = self._take(call, at, changed, cache, held)
+        taken = call.ahead[at] = self._take(self._next[at], call, at, changed, held)
+        taken.ahead = True
         args, changed = stock.with_layer_input(args, changed, hidden)
-        with torch.no_grad(), contextlib.suppress(KeysMade):
-            layer.forward(*args, **changed)  # without the hooks that are on the layer
+        try:
+            with torch.no_grad(), contextlib.suppress(KeysMade):
+                # Without the hooks that are on the layer.
+                stock.layers_of(self._decoder)[at].forward(*args, **changed)
+        finally:
+            del call.ahead[at]
+        return taken
 
     def _begin(self, call: Call, cache: Any, hidden: Tensor) -> None:
         """At the first layer: what the cache holds, and whether it is of a kind that can shrink."""
@@ -355,7 +370,7 @@ class Inside(Attached):
                 "the decoder"
             )
 
-    def _drop(self, call: Call, at: int, hidden: Tensor) -> Tensor:
+    def _drop(self, call: Call, at: int, hidden: Tensor, coming: Callable[[], Taken]) -> Tensor:
         """Choose at a stage; hidden states of what stays."""
         rows, length = call.words.shape
         before = call.left
@@ -371,7 +386,7 @@ class Inside(Attached):
                 # Merged rows have gradients, scores have none.
                 grad = torch.is_grad_enabled() and self._inside.merges and not call.again
                 with Timer(device) as timer, torch.set_grad_enabled(grad):
-                    tokens = self._tokens(call, at, hidden, picture, received)
+                    tokens = self._tokens(call, at, hidden, picture, received, coming)
                     chosen = self._inside.choose(tokens, k)
                 picture.timers.append(timer)
                 check_chosen(chosen, tokens, k, type(self._inside).__name__)
@@ -404,6 +419,7 @@ class Inside(Attached):
         hidden: Tensor,
         picture: Picture,
         received: dict[int, Tensor],
+        coming: Callable[[], Taken],
     ) -> LayerTokens:
         """A picture as methods see it; what all columns of a row got is kept in `received`."""
         row, taken = picture.row, call.taken[at]
@@ -414,9 +430,9 @@ class Inside(Attached):
         words = ((columns >= 0) & call.words[row, columns.clamp(min=0)]).nonzero()[:, 0]
         keys = taken.keys(row).transpose(0, 1).flatten(1)
         real = (columns >= 0) & call.real[row, columns.clamp(min=0)]
-        earlier = real[:0] if taken.past_seen is None else taken.past_seen[row]
 
-        def paid(asking: Tensor) -> Tensor:
+        def paid(taken: Taken, asking: Tensor) -> Tensor:
+            earlier = real[:0] if taken.past_seen is None else taken.past_seen[row]
             causal = torch.arange(len(columns), device=hidden.device) <= asking[:, None]
             seen = torch.cat((earlier.expand(len(asking), -1), causal & real), dim=1)
             if taken.mask is not None:  # some models let pictures, or prompts, see ahead
@@ -429,7 +445,7 @@ class Inside(Attached):
                 total = torch.zeros(len(columns), device=hidden.device)
                 own = torch.arange(len(columns), device=hidden.device)
                 for some in asking.split(_BLOCK):  # the whole matrix never exists
-                    total += paid(some).masked_fill(some[:, None] == own, 0).sum(0)
+                    total += paid(taken, some).masked_fill(some[:, None] == own, 0).sum(0)
                 received[row] = total / max(len(asking) - 1, 1)
             return received[row][places]
 
@@ -440,7 +456,8 @@ class Inside(Attached):
         return LayerTokens(
             layer=at, features=hidden[row, places], indices=picture.left, text=hidden[row, words],
             keys=keys[places], text_keys=keys[words], received=from_all,
-            attention=lambda which: paid(words[which])[:, places], changes=changes,
+            attention=lambda which: paid(taken, words[which])[:, places],
+            next_attention=lambda which: paid(coming(), words[which])[:, places], changes=changes,
             norm=stock.last_norm(self._decoder),
         )  # fmt: skip
 
