@@ -52,6 +52,9 @@ def _not_read(need: str) -> Callable[..., Any]:
     return refuse
 
 
+_NO_ATTENTION, _NO_CHANGES = _not_read("decoder_next_attention"), _not_read("decoder_changes")
+
+
 @dataclass(frozen=True, eq=False)
 class LayerTokens:
     """The visual tokens of one picture at a decoder layer that gets fewer of them.
@@ -93,8 +96,8 @@ class LayerTokens:
     attention: Callable[[Tensor], Tensor]
     received: Callable[[], Tensor]
     norm: Callable[[Tensor], Tensor]
-    next_attention: Callable[[Tensor], Tensor] = _not_read("decoder_next_attention")
-    changes: Callable[[], tuple[Change, ...]] = _not_read("decoder_changes")
+    next_attention: Callable[[Tensor], Tensor] = _NO_ATTENTION
+    changes: Callable[[], tuple[Change, ...]] = _NO_CHANGES
 
     def __len__(self) -> int:
         return len(self.features)
