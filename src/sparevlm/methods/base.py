@@ -27,6 +27,8 @@ NEEDS = {
     "projector": "projectors that turn each patch into one token",
     "encoder": "pictures that are one grid of patches",
     "decoder_attention": _DECODERS,
+    "decoder_next_attention": _DECODERS,
+    "decoder_embeddings": _DECODERS,
     "decoder_keys": _DECODERS,
     "decoder_states": _DECODERS,
 }

@@ -25,18 +25,27 @@ class LayerTokens:
     Attributes
     ----------
     layer : int
-        Index of that layer; scores come from the one before it.
+        Index of that layer, from 0.
     features : Tensor [N, D]
         Hidden states of the tokens that are left, as the layer would get them.
     indices : Tensor [N], int64
         Which tokens of the picture these are, ascending.
     text : Tensor [M, D]
         Hidden states of the prompt's words, in order.
+    behind : Tensor [M], bool
+        Which of these words come behind the picture.
     keys, text_keys : Tensor [N, C] and [M, C]
         Their keys in the layer before, after rotation, all heads side by side.
     attention : callable
         Which words [R], int64 -> attention [R, N] that these pay to the tokens in the layer before,
         float32, mean over heads; of each word's softmax over all that it sees.
+    next_attention : callable
+        The same in `layer` itself, which has not run, as if it got all tokens that are left: from
+        its own queries of these words and its keys. For methods whose `needs` names
+        "decoder_next_attention".
+    embeddings : callable
+        Nothing -> what the first layer got: Tensor [P, D] of all tokens that the picture had
+        then, and [M, D] of the words. For methods whose `needs` names "decoder_embeddings".
     received : callable
         Nothing -> attention [N], float32, that each token gets from all other columns of the call
         on average, pictures and words, mean over heads; those before it pay none.
@@ -48,9 +57,12 @@ class LayerTokens:
     features: Tensor
     indices: Tensor
     text: Tensor
+    behind: Tensor
     keys: Tensor
     text_keys: Tensor
     attention: Callable[[Tensor], Tensor]
+    next_attention: Callable[[Tensor], Tensor]
+    embeddings: Callable[[], tuple[Tensor, Tensor]]
     received: Callable[[], Tensor]
     norm: Callable[[Tensor], Tensor]
 
@@ -59,8 +71,20 @@ class LayerTokens:
 
     def last_attention(self) -> Tensor:
         """What the last word of the prompt pays to each token: [N], float32."""
-        last = torch.tensor([len(self.text) - 1], device=self.features.device)
-        return self.attention(last)[0]
+        return self.attention(self._last)[0]
+
+    def last_next_attention(self) -> Tensor:
+        """What it will pay in the coming layer (`next_attention`): [N], float32."""
+        return self.next_attention(self._last)[0]
+
+    @property
+    def _last(self) -> Tensor:
+        return torch.tensor([len(self.text) - 1], device=self.features.device)
+
+    def words_behind(self) -> Tensor:
+        """Which words [R], int64, come behind the picture; all, where none does."""
+        found = self.behind.nonzero()[:, 0]
+        return found if len(found) else torch.arange(len(self.text), device=self.text.device)
 
 
 @dataclass(frozen=True)
