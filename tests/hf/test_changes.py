@@ -77,10 +77,10 @@ def literal(model, inputs, columns, words, schedule, watched):
                 exps = (1 - torch.cosine_similarity(given, made_of_it, dim=-1)).exp()
                 ratio = made_of_it.norm(dim=-1) / given.norm(dim=-1)
                 total += ratio * exps / exps[there].sum()
-            paid = out.attentions[at][0].double().mean(0)[words].mean(0)
-            went = []
+            attention, went = out.attentions[at][0].double().mean(0), []
             for i, k in enumerate(counts):
                 mine = left[i]
+                paid = attention[words[words > columns[i][-1]]].mean(0)
                 score = total[mine] / total[mine].sum() + paid[mine] / paid[mine].sum()
                 left[i] = mine[score.argsort(descending=True, stable=True)[:k]].sort().values
                 went.append(mine[~torch.isin(mine, left[i])])

@@ -482,20 +482,6 @@ def attentions(decoder: Any) -> list[Any]:
     return [getattr(layer, "self_attn", None) for layer in layers_of(decoder)]
 
 
-def input_norm(layer: Any) -> Any:
-    """The norm that makes a layer's input its attention's.
-
-    Raises
-    ------
-    UnknownShapeError
-        If it is not found.
-    """
-    norm = getattr(layer, "input_layernorm", None)
-    if norm is None:
-        raise unknown(f"{type(layer).__name__} has no first norm of a name that is known")
-    return norm
-
-
 def feed_forwards(decoder: Any) -> list[Any]:
     """Each layer's feed-forward part, a mixture of experts or not, or None."""
     return [getattr(layer, "mlp", None) for layer in layers_of(decoder)]
@@ -510,6 +496,36 @@ def part_output(output: Any) -> Tensor:
 def reads_attention(attention: Any) -> bool:
     """Whether an attention has all parts by which its queries and keys are made again."""
     return all(hasattr(attention, part) for part in _ATTENTION)
+
+
+def input_norm(layer: Any) -> Any:
+    """The norm that makes a layer's input its attention's; the same where none comes first.
+
+    Raises
+    ------
+    UnknownShapeError
+        If neither is known of the layer.
+    """
+    norm = getattr(layer, "input_layernorm", None)
+    if norm is None and hasattr(
+        layer, "post_feedforward_layernorm"
+    ):  # norms come behind, as EXAONE's
+        return torch.nn.Identity()
+    if norm is None:
+        raise unknown(f"{type(layer).__name__} has no first norm of a name that is known")
+    return norm
+
+
+def device_of(layer: Any, other: torch.device) -> torch.device:
+    """Where a layer's weights are; `other` if they come there when they are used."""
+    weight = next(layer.parameters(), None)
+    return other if weight is None or weight.device.type == "meta" else weight.device
+
+
+def attend(attention: Any, normed: Tensor, embeddings: tuple[Tensor, Tensor], tap: Any) -> None:
+    """Run an attention, but none of its hooks, on some columns [1, L, D] alone, with a cache."""
+    named = {"hidden_states": normed, "position_embeddings": embeddings, "attention_mask": None}
+    attention.forward(**with_cache(type(attention).forward, named, tap))
 
 
 def heads_of(attention: Any, values: Tensor, of: str) -> Tensor:

@@ -29,6 +29,7 @@ NEEDS = {
     "first_layer": _DECODERS,
     "decoder_attention": _DECODERS,
     "decoder_next_attention": _DECODERS,
+    "decoder_embeddings": _DECODERS,
     "decoder_keys": _DECODERS,
     "decoder_states": _DECODERS,
     "decoder_changes": _DECODERS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -45,16 +45,6 @@ class Change:
     all_cosines: Tensor
 
 
-def _not_read(need: str) -> Callable[..., Any]:
-    def refuse(*given: Tensor) -> Any:
-        raise ValueError(f'this was not read off the model: name "{need}" in needs')
-
-    return refuse
-
-
-_NO_ATTENTION, _NO_CHANGES = _not_read("decoder_next_attention"), _not_read("decoder_changes")
-
-
 @dataclass(frozen=True, eq=False)
 class LayerTokens:
     """The visual tokens of one picture at a decoder layer that gets fewer of them.
@@ -69,14 +59,20 @@ class LayerTokens:
         Which tokens of the picture these are, ascending.
     text : Tensor [M, D]
         Hidden states of the prompt's words, in order.
+    behind : Tensor [M], bool
+        Which of these words come behind the picture.
     keys, text_keys : Tensor [N, C] and [M, C]
         Their keys in the layer before, after rotation, all heads side by side.
     attention : callable
         Which words [R], int64 -> attention [R, N] that these pay to the tokens in the layer before,
         float32, mean over heads; of each word's softmax over all that it sees.
     next_attention : callable
-        The same in `layer` itself, which has not run, as if it got all tokens that are left. For
-        methods whose `needs` names "decoder_next_attention".
+        The same in `layer` itself, which has not run, as if it got all tokens that are left: from
+        its own queries of these words and its keys. For methods whose `needs` names
+        "decoder_next_attention".
+    embeddings : callable
+        Nothing -> what the first layer got: Tensor [P, D] of all tokens that the picture had
+        then, and [M, D] of the words. For methods whose `needs` names "decoder_embeddings".
     received : callable
         Nothing -> attention [N], float32, that each token gets from all other columns of the call
         on average, pictures and words, mean over heads; those before it pay none.
@@ -84,28 +80,42 @@ class LayerTokens:
         The language model's last norm, which makes hidden states comparable.
     changes : callable
         Nothing -> a `Change` for each part of each layer of `DecoderMethod.watched` that has run,
-        in that order.
+        in that order. For methods whose `needs` names "decoder_changes".
     """
 
     layer: int
     features: Tensor
     indices: Tensor
     text: Tensor
+    behind: Tensor
     keys: Tensor
     text_keys: Tensor
     attention: Callable[[Tensor], Tensor]
+    next_attention: Callable[[Tensor], Tensor]
+    embeddings: Callable[[], tuple[Tensor, Tensor]]
     received: Callable[[], Tensor]
     norm: Callable[[Tensor], Tensor]
-    next_attention: Callable[[Tensor], Tensor] = _NO_ATTENTION
-    changes: Callable[[], tuple[Change, ...]] = _NO_CHANGES
+    changes: Callable[[], tuple[Change, ...]]
 
     def __len__(self) -> int:
         return len(self.features)
 
     def last_attention(self) -> Tensor:
         """What the last word of the prompt pays to each token: [N], float32."""
-        last = torch.tensor([len(self.text) - 1], device=self.features.device)
-        return self.attention(last)[0]
+        return self.attention(self._last)[0]
+
+    def last_next_attention(self) -> Tensor:
+        """What it will pay in the coming layer (`next_attention`): [N], float32."""
+        return self.next_attention(self._last)[0]
+
+    @property
+    def _last(self) -> Tensor:
+        return torch.tensor([len(self.text) - 1], device=self.features.device)
+
+    def words_behind(self) -> Tensor:
+        """Which words [R], int64, come behind the picture; all, where none does."""
+        found = self.behind.nonzero()[:, 0]
+        return found if len(found) else torch.arange(len(self.text), device=self.text.device)
 
 
 @dataclass(frozen=True)

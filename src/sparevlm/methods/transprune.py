@@ -27,11 +27,10 @@ class TransPrune(DecoderMethod):
     t: the sum, over the attention and the feed-forward part of each layer from the one before the
     first stage on, of |out_i| / |in_i| times the softmax over all columns of 1 - cos(in_i, out_i),
     where in is what goes into the part, normed, and out what comes out of it; a: the attention that
-    words pay in the layer that gets fewer tokens (mean over words and heads). Both are divided by
-    their sum over the picture. Stages keep 7/8, 5/8 and 1/8 of the tokens; with other budgets they
-    keep these proportions, as far as there are tokens. The layer's queries and keys are made once
-    more for it, of all tokens. Positions stay; the authors' program renumbers
-    them.
+    words behind the picture pay in the layer that gets fewer tokens (mean over words and heads), as
+    it would compute it of all tokens still there. Both are divided by their sum over the picture.
+    Stages keep 7/8, 5/8 and 1/8 of the tokens; with other budgets they keep these proportions, as
+    far as there are tokens. Positions stay; the authors' program renumbers them.
 
     Parameters
     ----------
@@ -68,8 +67,7 @@ class TransPrune(DecoderMethod):
         """See `DecoderMethod.choose`."""
         scores = _share(_transitions(tokens))
         if self.guided:
-            words = torch.arange(len(tokens.text), device=tokens.features.device)
-            scores = scores + _share(tokens.next_attention(words).mean(0))
+            scores = scores + _share(tokens.next_attention(tokens.words_behind()).mean(0))
         return Reduction.picked(largest(scores, k), scores=scores)
 
 

@@ -7,7 +7,6 @@ of later calls fit each layer's own length. What a running call has is in its th
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
 import threading
@@ -22,6 +21,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from sparevlm.hf import stock
 from sparevlm.hf.attached import Attached
 from sparevlm.hf.decoder.changes import ChangeProbe, Recorded
+from sparevlm.hf.decoder.coming import Coming
 from sparevlm.hf.decoder.held import (
     Call,
     Picture,
@@ -31,7 +31,7 @@ from sparevlm.hf.decoder.held import (
     is_shorter,
     seen_before,
 )
-from sparevlm.hf.decoder.probe import KeysMade, LayerProbe, Taken
+from sparevlm.hf.decoder.probe import LayerProbe, Probe, Taken
 from sparevlm.hf.decoder.shorter import (
     filled,
     gathered,
@@ -80,6 +80,9 @@ def check_decoder(method: DecoderMethod, model: Any, family: Family) -> None:
     for layer in layers:
         stock.cache_name(type(layer).forward)  # known, or an error
     method.check_layers(len(layers))
+    if "decoder_next_attention" in method.needs:
+        for at in method.stages(len(layers)):
+            stock.input_norm(layers[at])
     deep = stock.deepstack_layers(model)
     first = min(method.stages(len(layers)))
     if first < deep:
@@ -121,10 +124,7 @@ class Inside(Attached):
             at: LayerProbe(attentions[at - 1], lambda at=at: self._taken(at))  # type: ignore[misc]
             for at in self._stages
         }
-        self._next = {
-            at: LayerProbe(attentions[at], lambda at=at: self._ahead(at))  # type: ignore[misc]
-            for at in (self._stages if "decoder_next_attention" in inside.requires else ())
-        }
+        self._next = {at: Probe(attentions[at]) for at in self._stages}
         self._changes = [
             ChangeProbe(at, attentions[at], part, self._changed, self._prompting)
             for at, part in _changing(inside, self._decoder).items()
@@ -143,7 +143,7 @@ class Inside(Attached):
     def _take_off(self) -> None:
         super()._take_off()
         self._before.detach()
-        for probe in (*self._probes.values(), *self._next.values()):
+        for probe in self._probes.values():
             probe.remove()
         for change in self._changes:
             change.remove()
@@ -171,10 +171,6 @@ class Inside(Attached):
     def _taken(self, at: int) -> Taken | None:
         call = self._call
         return None if call is None else call.taken.get(at)
-
-    def _ahead(self, at: int) -> Taken | None:
-        call = self._call
-        return None if call is None else call.ahead.get(at)
 
     def _prompting(self) -> bool:
         call = self._call
@@ -274,6 +270,8 @@ class Inside(Attached):
             hidden = stock.layer_input(args, kwargs)
             if at == 0:
                 self._begin(call, cache, hidden)
+                if call.pictures and "decoder_embeddings" in self._inside.needs:
+                    call.embedded = hidden.detach()
                 if call.pictures and stock.rotary(kwargs) is None:
                     raise stock.unknown(
                         f"{type(self._decoder).__name__} rotates queries and keys in a way "
@@ -285,14 +283,16 @@ class Inside(Attached):
             if call.again and embeddings is not None:
                 self._replayed[embeddings[0]] = call
             if at in self._probes and call.pictures:
-                coming = functools.partial(self._look_ahead, call, at, hidden, held, args, kwargs)
+                coming = functools.partial(self._coming, call, at, hidden, held, kwargs)
                 hidden = self._drop(call, at, hidden, functools.lru_cache(coming))
                 del call.taken[at]
+                if at == self._stages[-1]:
+                    call.embedded = None
             changed = self._shortened(call, at, hidden, held, kwargs)
             if cache is not None and at >= self._first and (call.pictures or held is not None):
                 hold(cache, at, held, call)
             if at + 1 in self._probes and call.pictures:
-                call.taken[at + 1] = self._take(self._probes[at + 1], call, at, changed, held)
+                call.taken[at + 1] = self._take(call, at, held, changed)
             call.lefts.append(call.left)
             return stock.with_layer_input(args, changed, hidden)
 
@@ -311,46 +311,17 @@ class Inside(Attached):
         changed = self._shortened(replace(call, left=left), at, hidden, None, kwargs)
         return stock.with_layer_input(args, changed, hidden)
 
-    def _take(
-        self,
-        probe: LayerProbe,
-        call: Call,
-        at: int,
-        arguments: dict[str, Any],
-        held: Tensor | None,
-    ) -> Taken:
-        """What is read off layer `at`, which gets these arguments."""
-        embeddings = stock.rotary(arguments)
-        assert embeddings is not None  # looked at before the first layer
-        mask = arguments.get("attention_mask")
-        taken, cache = Taken(probe, embeddings), stock.cache_of(arguments)
-        taken.mask = mask if isinstance(mask, Tensor) and mask.ndim == 4 else None
-        if call.past and cache is not None:
-            taken.past = stock.cached_keys(cache, at)
-            taken.past_seen = seen_before(call, held)
-        return taken
+    def _take(self, call: Call, at: int, held: Tensor | None, arguments: dict[str, Any]) -> Taken:
+        """What is read off layer `at`, which gets `arguments`, for the stage behind it."""
+        return Taken(self._probes[at + 1], **_sight(call, at, held, arguments))
 
-    def _look_ahead(
-        self,
-        call: Call,
-        at: int,
-        hidden: Tensor,
-        held: Tensor | None,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Taken:
-        """Let layer `at` make queries and keys of all that it would get, and nothing else."""
-        changed = self._shortened(call, at, hidden, held, kwargs)
-        taken = call.ahead[at] = self._take(self._next[at], call, at, changed, held)
-        taken.ahead = True
-        args, changed = stock.with_layer_input(args, changed, hidden)
-        try:
-            with torch.no_grad(), contextlib.suppress(KeysMade):
-                # Without the hooks that are on the layer.
-                stock.layers_of(self._decoder)[at].forward(*args, **changed)
-        finally:
-            del call.ahead[at]
-        return taken
+    def _coming(
+        self, call: Call, at: int, hidden: Tensor, held: Tensor | None, kwargs: dict[str, Any]
+    ) -> Coming:
+        """What layer `at` would attend to if nothing were dropped before it."""
+        arguments = self._shortened(call, at, hidden, held, kwargs)
+        layer, sight = stock.layers_of(self._decoder)[at], _sight(call, at, held, arguments)
+        return Coming(self._next[at], layer=layer, hidden=hidden.detach(), **sight)
 
     def _begin(self, call: Call, cache: Any, hidden: Tensor) -> None:
         """At the first layer: what the cache holds, and whether it is of a kind that can shrink."""
@@ -370,7 +341,7 @@ class Inside(Attached):
                 "the decoder"
             )
 
-    def _drop(self, call: Call, at: int, hidden: Tensor, coming: Callable[[], Taken]) -> Tensor:
+    def _drop(self, call: Call, at: int, hidden: Tensor, coming: Callable[[], Coming]) -> Tensor:
         """Choose at a stage; hidden states of what stays."""
         rows, length = call.words.shape
         before = call.left
@@ -419,7 +390,7 @@ class Inside(Attached):
         hidden: Tensor,
         picture: Picture,
         received: dict[int, Tensor],
-        coming: Callable[[], Taken],
+        coming: Callable[[], Coming],
     ) -> LayerTokens:
         """A picture as methods see it; what all columns of a row got is kept in `received`."""
         row, taken = picture.row, call.taken[at]
@@ -449,16 +420,21 @@ class Inside(Attached):
                 received[row] = total / max(len(asking) - 1, 1)
             return received[row][places]
 
+        def embeddings() -> tuple[Tensor, Tensor]:
+            assert call.embedded is not None, "needs must name decoder_embeddings"
+            return call.embedded[row, picture.columns], call.embedded[row, columns[words]]
+
         def changes() -> tuple[Change, ...]:
             mine = picture.columns[picture.left]
             return tuple(one.of(row, mine, call.real[row]) for one in call.changes)
 
         return LayerTokens(
             layer=at, features=hidden[row, places], indices=picture.left, text=hidden[row, words],
+            behind=columns[words] > picture.columns[-1],
             keys=keys[places], text_keys=keys[words], received=from_all,
             attention=lambda which: paid(taken, words[which])[:, places],
-            next_attention=lambda which: paid(coming(), words[which])[:, places], changes=changes,
-            norm=stock.last_norm(self._decoder),
+            next_attention=lambda which: paid(coming(), words[which])[:, places],
+            embeddings=embeddings, changes=changes, norm=stock.last_norm(self._decoder),
         )  # fmt: skip
 
     def _shortened(
@@ -502,6 +478,19 @@ class Inside(Attached):
             stock.set_all_hidden(output, tuple(between))
         stock.set_last_hidden(output, filled(call.left, hidden, length))
         return output
+
+
+def _sight(call: Call, at: int, held: Tensor | None, arguments: dict[str, Any]) -> dict[str, Any]:
+    """What layer `at`, which gets `arguments`, lets its queries see: fields of a `Taken`."""
+    embeddings, mask = stock.rotary(arguments), arguments.get("attention_mask")
+    assert embeddings is not None  # looked at before the first layer
+    seen: dict[str, Any] = {"embeddings": embeddings}
+    seen["mask"] = mask if isinstance(mask, Tensor) and mask.ndim == 4 else None
+    cache = stock.cache_of(arguments)
+    if call.past and cache is not None:
+        seen["past"] = stock.cached_keys(cache, at)
+        seen["past_seen"] = seen_before(call, held)
+    return seen
 
 
 def _pictures(kinds: Tensor, counts: list[int] | None) -> list[Tensor]:

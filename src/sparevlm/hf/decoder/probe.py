@@ -15,25 +15,16 @@ from torch import Tensor
 from sparevlm.hf import stock
 
 
-class KeysMade(Exception):
-    """A layer that was run for its queries and keys alone has made them."""
-
-
 class KeyTap:
-    """A cache, or none, that a layer is given instead of its own: it lets the keys be seen.
+    """A cache, or none, that a layer is given instead of its own: it lets the keys be seen."""
 
-    With `ahead` the layer goes no further: `KeysMade` is raised, and nothing is cached.
-    """
-
-    def __init__(self, cache: Any, ahead: bool) -> None:
-        self._cache, self._ahead = cache, ahead
+    def __init__(self, cache: Any) -> None:
+        self._cache = cache
         self.keys: Tensor | None = None
 
     def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Cache as the true one does."""
         self.keys = keys.detach()
-        if self._ahead:
-            raise KeysMade
         if self._cache is None:
             return keys, values
         return self._cache.update(keys, values, *args, **kwargs)
@@ -42,7 +33,21 @@ class KeyTap:
         return getattr(self._cache, name)
 
 
-class LayerProbe:
+class Probe:
+    """What is known of a decoder layer.
+
+    Parameters
+    ----------
+    attention
+        The layer's attention module.
+    """
+
+    def __init__(self, attention: Any) -> None:
+        self.attention = attention
+        self.turns: bool | None = None  # whether the layer rotates; None: not known yet
+
+
+class LayerProbe(Probe):
     """Reads the queries and keys of a decoder layer off its running calls.
 
     Parameters
@@ -54,8 +59,7 @@ class LayerProbe:
     """
 
     def __init__(self, attention: Any, current: Callable[[], Taken | None]) -> None:
-        self.attention = attention
-        self.turns: bool | None = None  # whether the layer rotates; None: not known yet
+        super().__init__(attention)
         self._current = current
         self._hooks = [
             stock.projection(attention, "q").register_forward_hook(self._took_query),
@@ -73,7 +77,7 @@ class LayerProbe:
         taken = self._current()
         if taken is None:
             return None
-        taken.tap = KeyTap(stock.cache_of(kwargs), taken.ahead)
+        taken.tap = KeyTap(stock.cache_of(kwargs))
         return args, stock.with_tap(module, kwargs, taken.tap)
 
     def _took_query(self, module: Any, args: Any, output: Tensor) -> None:
@@ -93,7 +97,7 @@ class Taken:
 
     Attributes
     ----------
-    probe : LayerProbe
+    probe : Probe
     embeddings : (Tensor, Tensor)
         cos and sin [.., B or 1, L, C] of this call's columns.
     tap : KeyTap or None
@@ -104,21 +108,18 @@ class Taken:
         Keys that were cached before this call.
     past_seen : Tensor [B, P] or None
         Which of them are no padding.
-    ahead : bool
-        Whether the layer runs for its queries and keys alone.
     query : Tensor [B, L, H * C] or None
         Queries, once the layer ran.
     last_key : Tensor [B, 1, H * C] or None
         The last key, once the layer ran.
     """
 
-    probe: LayerProbe
+    probe: Probe
     embeddings: tuple[Tensor, Tensor]
     tap: KeyTap | None = None
     mask: Tensor | None = None
     past: Tensor | None = None
     past_seen: Tensor | None = None
-    ahead: bool = False
     query: Tensor | None = None
     last_key: Tensor | None = None
 
@@ -136,16 +137,16 @@ class Taken:
         if self.query is None or self.last_key is None:
             raise self._refusal()
         if self.probe.turns is None:
-            self._learn(row, self.last_key[row], self.query.shape[1] - 1)
+            true = self.keys(row)[:, -1:]
+            self._learn(row, self.last_key[row], true, self.query.shape[1] - 1)
         heads = stock.heads_of(self.probe.attention, self.query[row, columns], "q")
         return heads if self.probe.turns is False else self._rotated(heads, row, columns)
 
-    def _learn(self, row: int, last_key: Tensor, last: int) -> None:
+    def _learn(self, row: int, last_key: Tensor, true: Tensor, last: int) -> None:
         """Make the last key as queries are made, and see whether it is the one the layer has.
 
         Some layers do not rotate (Cohere2's of full attention); some models do it otherwise.
         """
-        true = self.keys(row)[:, -1:]
         try:
             plain = stock.heads_of(self.probe.attention, last_key, "k")
             made = self._rotated(plain, row, torch.tensor([last], device=true.device))
