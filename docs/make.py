@@ -65,11 +65,13 @@ theirs decide on cosines that are rounded to the dtype (CDPruner's converts firs
 which rounding makes many, they keep another token; scores published from half-precision runs carry
 that. `dart` keeps what its authors' program would if pivots took turns by norm (its text above).
 
-Left out, of 2025 and 2026, since no program and no text precise enough was at hand: AgilePruner
-(2603.01236: thresholds between its attention-led and its diversity-led form), ToDRE (2505.18757: at
-which layer which tokens go), ERASE (2605.09982), HAWK, SPpruner, ST-Prune, RTPrune, AOT. TransPrune
-(2507.20630) has a public program, which reads the attention and feed-forward parts of six layers:
-not built yet.
+Left out, of 2025 and 2026: ERASE (2605.09982) has a public program, which ranks tokens by the
+entropy of their grey pixels from 0 to 255, which a model is not given (it has them normalised by a
+processor it does not know), and drops the rest at a layer that depends on the picture, from the
+caches of earlier layers too, by thresholds that were searched for two models. Of these no program
+and no text precise enough was at hand: ToDRE (2505.18757: at which layer all tokens go, and by what
+attention), FSR (2602.05809: how saliency and relevance are joined, and how many tokens each part
+gets), SPpruner (2605.20950), ST-Prune, RTPrune, AOT.
 """
 
 MODELS_HEAD = """# Model families

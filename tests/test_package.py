@@ -19,14 +19,14 @@ TOP = Path(__file__).parents[1]
 
 # What users import. A name may be added here; one may go only after a minor version that warned.
 PUBLIC = """
-    ApET AttentionOf AveragePool CDPruner DART DARTDecoder DecoderMethod DivPrune DownsampledImage
-    FastV FasterVLM GreedyCSS Handle HiPrune IDSelection KCenter LargestNorm LayerTokens
-    LeverageScores MMTok NoImage PickingMethod Projector PruMerge PruMergePlus PruningMethod
-    PyramidDrop Query RandomTokens Reduction ResPrune Residual SCOPE SPARE SPAREDecoder Selection
-    SparseVLM Staged StrongRRQR TRIM TwoStageCSS UniformGrid VisPruner VisionZip VisualTokens
-    VolumeSampling ZOOPrune __version__ attach get_method greedy_css list_methods load preview
-    prune_inputs
-    reconstruction_curve reconstruction_error select svd_bound
+    AgilePruner ApET AttentionOf AveragePool CDPruner DART DARTDecoder DecoderMethod DivPrune
+    DownsampledImage FastV FasterVLM GreedyCSS HAWK Handle HiPrune IDSelection KCenter LargestNorm
+    LayerTokens LeverageScores MMTok NoImage PickingMethod Projector PruMerge PruMergePlus
+    PruneSID PruningMethod PyramidDrop Query RandomTokens Reduction ResPrune Residual SCOPE SPARE
+    SPAREDecoder Selection SparseVLM Staged StrongRRQR TRIM TransPrune TwoStageCSS UniformGrid
+    VisPruner VisionZip VisualTokens VolumeSampling ZOOPrune __version__ attach get_method
+    greedy_css list_methods load preview prune_inputs reconstruction_curve reconstruction_error
+    select svd_bound
 """.split()
 
 

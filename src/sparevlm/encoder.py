@@ -1,4 +1,4 @@
-"""What a method may ask of the vision encoder besides the features."""
+"""What a method may ask of the model besides the features."""
 
 from __future__ import annotations
 
@@ -54,6 +54,20 @@ class Projector:
     def __call__(self, states: Tensor) -> Tensor:
         """Rows [M, C] as features [M, D], in the dtype of `states`."""
         return self.apply(states.to(self.states.dtype)).to(states.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class FirstLayer:
+    """What the first layer of the language model makes of embeddings, before it rotates them.
+
+    Attributes
+    ----------
+    queries, keys : callable
+        Rows [M, D], words' or pictures' -> [M, H, C]. Heads that share a key have it each.
+    """
+
+    queries: Callable[[Tensor], Tensor]
+    keys: Callable[[Tensor], Tensor]
 
 
 def layer_index(layer: Layer, read: int, depth: int) -> int:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from sparevlm.bars import loading_bars
 from sparevlm.tokens import Query
 
 # Vision towers that checkpoints name nowhere, by (hidden size, layers, patch size, image size).
@@ -255,9 +256,10 @@ def load_clip(name: str, model: Any, *, download: bool) -> TowerScorer:
     from transformers import AutoModel, AutoTokenizer
 
     here = {"local_files_only": not download}
-    clip: Any = AutoModel.from_pretrained(name, use_safetensors=True, **here).eval()
-    check_tower(clip, model)
-    scorer = make_scorer(clip, AutoTokenizer.from_pretrained(name, **here))
+    with loading_bars(download and not Path(name).is_dir()):
+        clip: Any = AutoModel.from_pretrained(name, use_safetensors=True, **here).eval()
+        check_tower(clip, model)
+        scorer = make_scorer(clip, AutoTokenizer.from_pretrained(name, **here))
     clip.vision_model.encoder.layers = nn.ModuleList()  # the model runs its own copy
     device = model.get_input_embeddings().weight.device
     if device.type == "meta":  # offloaded

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparevlm.encoder import Projector
+from sparevlm.encoder import FirstLayer, Projector
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +62,8 @@ class VisualTokens:
     encode : callable or None
         For methods that need "encoder": rows, columns -> features [rows * columns, D] of the
         picture shrunk to so many patches.
+    first_layer : FirstLayer or None
+        For methods that need "first_layer".
     """
 
     features: Tensor
@@ -72,6 +74,7 @@ class VisualTokens:
     encoder_keys: Tensor | None = None
     projector: Projector | None = None
     encode: Callable[[int, int], Tensor] | None = None
+    first_layer: FirstLayer | None = None
 
     def __len__(self) -> int:
         return len(self.features)
@@ -114,6 +117,7 @@ class VisualTokens:
             if projector is None
             else replace(projector, states=projector.states[at]),
             encode=self.encode,
+            first_layer=self.first_layer,
         )
 
     def attention(self, which: int = 0) -> Tensor:
@@ -215,6 +219,7 @@ def joined(pictures: list[VisualTokens]) -> VisualTokens:
         encoder_attention=attention,
         encoder_keys=together("encoder_keys"),
         projector=projector,
+        first_layer=first.first_layer,
     )
 
 

@@ -7,7 +7,16 @@ from importlib.metadata import version
 import pytest
 import torch
 
-from sparevlm.methods import SPARE, DARTDecoder, FastV, PyramidDrop, SPAREDecoder, SparseVLM, Staged
+from sparevlm.methods import (
+    SPARE,
+    DARTDecoder,
+    FastV,
+    PyramidDrop,
+    SPAREDecoder,
+    SparseVLM,
+    Staged,
+    TransPrune,
+)
 from tests.families.matrix import made
 from tests.hf.conftest import ONE, TEXT, TWO
 
@@ -19,6 +28,7 @@ METHODS = {
     "spare": SPAREDecoder(0.5, layer=1, average=False),
     "pyramid": PyramidDrop(0.5),
     "sparsevlm": SparseVLM(0.5, recycle=False),
+    "transprune": TransPrune(0.5),
     "staged": Staged(SPARE(20, guidance="none"), FastV(0.5, layer=1, average=False)),
 }
 

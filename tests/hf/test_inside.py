@@ -52,16 +52,20 @@ BATCHES += [(name, "videos") for name in sorted({name for name, _ in VIDEOS})]
 
 @dataclass(frozen=True)
 class Stages(DecoderMethod):
-    """What the last word attends to, at any layers."""
+    """What the last word attends to, at any layers, in the layer before or the coming one."""
 
     name: ClassVar[str] = ""
+    needs: ClassVar[frozenset[str]] = frozenset({"decoder_next_attention"})
     at: tuple[int, ...] = (1,)
+    asking: str = "last"
 
     def stages(self, layers: int, share: float = 1.0) -> dict[int, float]:
         return {layer: float(2 ** (len(self.at) - 1 - i)) for i, layer in enumerate(self.at)}
 
     def choose(self, tokens, k: int) -> Reduction:
-        order = tokens.last_attention().argsort(descending=True, stable=True)
+        coming = self.asking == "next"
+        paid = tokens.last_next_attention() if coming else tokens.last_attention()
+        order = paid.argsort(descending=True, stable=True)
         return Reduction.picked(order[:k])
 
 
@@ -80,7 +84,7 @@ def literal(model: Any, inputs: dict[str, Tensor], columns: list[Tensor], schedu
         for at, counts in schedule.items():
             with torch.no_grad(), masking(model, dropped):
                 out = model(**copy.copy(inputs), output_attentions=True, use_cache=False)
-            paid = out.attentions[at - 1][0].mean(0)
+            paid = out.attentions[at if asking == "next" else at - 1][0].mean(0)
             if asking == "all":
                 paid = paid.fill_diagonal_(0).sum(0)[None]
             gone = []
@@ -129,12 +133,14 @@ def check_equals_masking(family, prompt, method, schedule_of, **settings) -> Non
         assert torch.equal(found, new(inputs, answer(family, inputs)))
 
 
+@pytest.mark.parametrize("asking", ["last", "next"])
 @pytest.mark.parametrize(("name", "prompt"), [*PROMPTS, ("four layers", ONE), ("four layers", TWO)])
-def test_equals_full_attention_matrices_and_masking(wide, name, prompt) -> None:
+def test_equals_full_attention_matrices_and_masking(wide, name, prompt, asking) -> None:
     family = wide(four_layers() if name == "four layers" else made(name))
     last = len(layers_of(family.model)) - 1
-    method = Stages(keep=0.34, at=(last,), average=False)
-    check_equals_masking(family, prompt, method, lambda report: {last: [r.after for r in report]})
+    method = Stages(keep=0.34, at=(last,), asking=asking, average=False)
+    counts = lambda report: {last: [r.after for r in report]}  # noqa: E731
+    check_equals_masking(family, prompt, method, counts, asking=asking)
 
 
 @pytest.mark.parametrize("name", sorted(set(REFUSED) & set(BUILDERS)))
@@ -217,11 +223,17 @@ def rows_of(family, what):
     return prompts, [family.inputs(prompt, first=first) for prompt, first in pairs]
 
 
-@pytest.mark.parametrize("asking", ["last", "all"])
+def asker(asking: str, layer: int) -> DecoderMethod:
+    if asking == "next":
+        return Stages(0.34, at=(layer,), asking=asking, average=False)
+    return FastV(0.34, layer=layer, asking=asking, average=False)
+
+
+@pytest.mark.parametrize("asking", ["last", "all", "next"])
 @pytest.mark.parametrize(("name", "what"), BATCHES)
 def test_a_batch_of_unlike_prompts_equals_singles(wide, name, what, asking) -> None:
     family = wide(four_layers() if name == "four layers" else made(name))
-    method = FastV(0.34, layer=2 if name == "four layers" else 1, asking=asking, average=False)
+    method = asker(asking, 2 if name == "four layers" else 1)
     prompts, singles = rows_of(family, what)
     both = family.inputs(*prompts)
     with method(family.model) as handle:
@@ -238,11 +250,12 @@ def test_a_batch_of_unlike_prompts_equals_singles(wide, name, what, asking) -> N
                 assert (alone.before, alone.kind) == (each.before, each.kind)
 
 
+@pytest.mark.parametrize("asking", ["last", "next"])
 @pytest.mark.parametrize("name", ["llava", "cohere2_vision", "mistral3", "qwen2_5_vl", "smolvlm"])
-def test_right_padding_of_unlike_prompts(wide, name) -> None:
+def test_right_padding_of_unlike_prompts(wide, name, asking) -> None:
     family = wide(made(name))
     prompts, singles = rows_of(family, "pictures")
-    with torch.no_grad(), Stages(keep=0.34, average=False)(family.model):
+    with torch.no_grad(), asker(asking, 1)(family.model):
         out = family.model(**family.inputs(*prompts, side="right")).logits
         for row, one in enumerate(singles):
             alone = family.model(**one).logits[0]
@@ -272,6 +285,54 @@ def conversation(family, inputs, first, follow):
     return whole
 
 
+@pytest.mark.parametrize("asking", ["last", "all", "next"])
+@pytest.mark.parametrize("name", ["llava", "mistral3", "cohere2_vision", "llava_interleave"])
+def test_a_picture_in_a_later_turn(wide, name, named, asking) -> None:
+    """What was said before it is read from the cache, of the layer that is asked."""
+    family = wide(made(name))
+    whole = family.inputs("is the red star in the first picture ? " + ONE)
+    ids, first = whole["input_ids"], 6
+    rest = {k: v for k, v in whole.items() if k.startswith(("pixel", "image"))}
+    words = {k: torch.ones_like(ids) for k in ("attention_mask",)}
+    with torch.no_grad(), asker(asking, 1)(family.model) as handle:
+        family.model(input_ids=ids, **words, **rest)
+        expected = handle.report[0].indices
+        handle.report = type(handle.report)()
+        cache = family.model(input_ids=ids[:, :first], use_cache=True).past_key_values
+        family.model(input_ids=ids[:, first:], **words, **rest, **named(cache))
+    if asking != "all":  # columns that were cached have no queries any more
+        assert torch.equal(handle.report[0].indices, expected)
+    assert len(handle.report[0].indices) == len(expected)
+
+
+def test_the_coming_layer_is_asked_for_little(monkeypatch) -> None:
+    """One query, and keys once for all pictures; hooks of others see one run of each layer."""
+    family = made("qwen2_5_vl")
+    inputs, (_, layer) = family.inputs(test_video.ONE), layers_of(family.model)
+    ran, queries, keys = [], [], []
+    attention = layer.self_attn
+    hooks = [
+        attention.register_forward_hook(lambda *_: ran.append(1)),
+        attention.q_proj.register_forward_hook(lambda *a: queries.append(a[2].shape[-2])),
+        attention.k_proj.register_forward_hook(lambda *a: keys.append(a[2].shape[-2])),
+    ]
+    length = inputs["input_ids"].shape[1]
+    method = Stages(2, asking="next", average=False)
+    try:
+        with torch.no_grad(), method(family.model) as handle:
+            family.model(**inputs)
+            family.model(**inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert len(handle.report) == 3
+    left = length - sum(one.before - one.after for one in handle.report)
+    # The first call runs the attention on one column more, to see whether it rotates.
+    assert queries == [1, 1, 1, 1, left, 1, 1, 1, left]
+    assert keys == [1, 1, length, left, length, left]
+    assert ran == [1, 1]
+
+
 # In these, what was a prompt sees ahead, and what was an answer does not.
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"gemma3", "paligemma"}))
 def test_a_second_turn_equals_masking(wide, name, named) -> None:
@@ -290,12 +351,12 @@ def test_a_second_turn_equals_masking(wide, name, named) -> None:
 
 
 @pytest.mark.parametrize("kinds", ["full sliding", "sliding full sliding", "sliding sliding full"])
-@pytest.mark.parametrize("asking", ["last", "all"])
+@pytest.mark.parametrize("asking", ["last", "all", "next"])
 def test_layers_of_two_kinds(wide, kinds, asking) -> None:
     """Command A's full attention has no rotary embeddings; each kind has its own mask."""
     family = wide(onedim.cohere2_vision(*kinds.split()))
     for at in range(1, len(kinds.split())):
-        method = FastV(0.34, layer=at, asking=asking, average=False)
+        method = asker(asking, at)
         counts = lambda report, at=at: {at: [one.after for one in report]}  # noqa: E731
         check_equals_masking(family, TWO, method, counts, asking=asking)
         both = family.inputs(TWO, SHORT)
@@ -305,12 +366,14 @@ def test_layers_of_two_kinds(wide, kinds, asking) -> None:
                 assert torch.equal(new(one, answer(family, one))[0], told[row])
 
 
-def test_paligemma_2() -> None:
+@pytest.mark.parametrize("asking", ["last", "next"])
+def test_paligemma_2(asking) -> None:
     """Gemma 2 caps its logits, and its layers are of two kinds."""
     family = onedim.paligemma(onedim.tf.Gemma2Config)
     family.model.set_attn_implementation("eager")
-    method = Stages(keep=0.34, average=False)
-    check_equals_masking(family, TWO, method, lambda report: {1: [r.after for r in report]})
+    method = Stages(keep=0.34, asking=asking, average=False)
+    counts = lambda report: {1: [r.after for r in report]}  # noqa: E731
+    check_equals_masking(family, TWO, method, counts, asking=asking)
 
 
 @pytest.mark.parametrize(
@@ -329,12 +392,13 @@ def test_paligemma_2() -> None:
         ),
     ],
 )
-def test_text_models_that_are_refused(text, settings, why) -> None:
+@pytest.mark.parametrize("asking", ["last", "next"])
+def test_text_models_that_are_refused(text, settings, why, asking) -> None:
     """A LLaVA may have any language model; the model answers as before once it was refused."""
     family = onedim.llava(text, **settings)
     inputs = family.inputs(ONE)
     stock = answer(family, inputs)
-    with pytest.raises(ValueError, match=why), Stages(keep=3, average=False)(family.model):
+    with pytest.raises(ValueError, match=why), asker(asking, 1)(family.model):
         answer(family, inputs)
     assert torch.equal(answer(family, inputs), stock)
 

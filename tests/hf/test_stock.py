@@ -18,6 +18,7 @@ from sparevlm.hf import stock
 from sparevlm.methods import SPARE, FastV, UniformGrid
 from sparevlm.warning import warn
 from tests.hf.conftest import ONE, calm
+from tests.hf.test_inside import Stages
 from tests.tiny import tiny_llava
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +37,8 @@ INNER = {
     # the decoder
     "get_decoder", "self_attn", "q_proj", "k_proj", "q_norm", "k_norm", "head_dim", "scaling",
     "attn_logit_softcapping", "_attn_implementation", "sliding_window", "layer_types",
-    "deepstack_visual_indexes", "num_hidden_layers",
+    "input_layernorm", "post_feedforward_layernorm", "deepstack_visual_indexes",
+    "num_hidden_layers",
 }  # fmt: skip
 
 
@@ -231,6 +233,33 @@ def test_a_layer_that_leaves_the_cache_alone(tiny, monkeypatch):
     monkeypatch.setattr(attention, "forward", forward)
     with FastV(0.4, layer=1, average=False)(tiny.model):
         refused("caches its keys in a way that cannot be read", tiny.model, **tiny.inputs(ONE))
+
+
+def test_a_layer_whose_first_norm_has_another_name(tiny):
+    layers = stock.layers_of(stock.decoder_of(tiny.model))
+    norm = layers[1]._modules.pop("input_layernorm")
+    method = Stages(0.4, asking="next", average=False)
+    try:
+        with pytest.raises(ValueError, match="LlamaDecoderLayer has no first norm of a name"):
+            method.attach(tiny.model)
+        FastV(0.4, layer=1, average=False).attach(tiny.model).detach()  # asks the layer before
+    finally:
+        layers[1].input_layernorm = norm
+
+
+def test_an_attention_that_cannot_be_asked_beforehand(tiny, monkeypatch):
+    attention = type(stock.attentions(stock.decoder_of(tiny.model))[1])
+    true = attention.forward
+
+    def forward(self, *args, **kwargs):
+        if kwargs["hidden_states"].shape[1] == 1:
+            raise TypeError("wants more")
+        return true(self, *args, **kwargs)
+
+    forward.__signature__ = inspect.signature(true)
+    monkeypatch.setattr(attention, "forward", forward)
+    with Stages(0.4, asking="next", average=False)(tiny.model):
+        refused("in a way that cannot be read", tiny.model, **tiny.inputs(ONE))
 
 
 def test_each_function_of_stock_is_used():

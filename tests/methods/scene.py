@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sparevlm.encoder import Projector
+from sparevlm.encoder import FirstLayer, Projector
 from sparevlm.tokens import Query, VisualTokens
 
 
@@ -32,9 +32,21 @@ def everything(
         "encoder_keys": normal(n, 4, 3),
         "projector": Projector(states, project, normal(12) if class_token else None),
         "encode": encode,
+        "first_layer": first_layer(),
     }
     features = project(states).to(dtype)
     return VisualTokens(features, grid or shape_of(n), **(given | fields))
+
+
+def first_layer():
+    """Four heads of three channels, of rows up to 64 wide."""
+    generator = torch.Generator().manual_seed(9)
+    weights = torch.randn(2, 64, 12, generator=generator, dtype=torch.float64)
+
+    def made(which):
+        return lambda rows: (rows.double() @ weights[which, : rows.shape[1]]).unflatten(1, (4, 3))
+
+    return FirstLayer(made(0), made(1))
 
 
 def shape_of(n):

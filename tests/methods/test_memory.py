@@ -11,6 +11,7 @@ from sparevlm.selection import greedy_css
 from sparevlm.selection import rows as rows_file
 from sparevlm.speed.memory import peak_bytes
 from sparevlm.tokens import Query, VisualTokens
+from tests.methods.scene import first_layer
 
 ALONE = {"downsample", "zoo-prune"}  # they need the model: encoder, projector
 NAMES = [name for name in list_methods() if name not in ALONE]
@@ -32,7 +33,7 @@ def tokens(n: int, width: int = 16) -> VisualTokens:
     query = Query(torch.randn(n, 8, generator=draw), torch.randn(3, 8, generator=draw), "llm")
     return VisualTokens(
         rows, query=query, encoder_attention=torch.rand(2, n, generator=draw),
-        encoder_keys=torch.randn(n, 2, 8, generator=draw),
+        encoder_keys=torch.randn(n, 2, 8, generator=draw), first_layer=first_layer(),
     )  # fmt: skip
 
 

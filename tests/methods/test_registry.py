@@ -108,6 +108,7 @@ def test_permutation(name, seed):
         encoder_attention=tuple(part[:, places] for part in seen.encoder_attention),
         encoder_keys=seen.encoder_keys[places],
         projector=dataclasses.replace(seen.projector, states=seen.projector.states[places]),
+        first_layer=seen.first_layer,
     )
     method = get_method(name, 9)
     first, second = method.reduce(seen), method.reduce(moved)
@@ -141,7 +142,9 @@ def test_separators_are_never_kept(name):
 @choosing
 def test_without_grid_or_question(name):
     bare = VisualTokens(everything().features)
-    must = method_class(name).needs & {"encoder_attention", "encoder", "encoder_keys"}
+    must = method_class(name).needs & {
+        "encoder_attention", "encoder", "encoder_keys", "first_layer",
+    }  # fmt: skip
     if must or name in ("trim", "zoo-prune"):
         with pytest.raises(ValueError, match=r"missing|there is none"):
             get_method(name, 5).reduce(bare)

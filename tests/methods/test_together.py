@@ -12,6 +12,7 @@ from sparevlm.budgets import Residual
 from sparevlm.methods import SPARE, DivPrune, list_methods, method_class
 from sparevlm.methods.base import _REGISTRY
 from sparevlm.tokens import Query, Reduction, VisualTokens
+from tests.methods.scene import first_layer
 
 NAMES = [name for name in list_methods() if name not in ("downsample", "zoo-prune")]
 
@@ -26,7 +27,7 @@ def picture(seed: int, n: int = 60, *, ends: bool = False, asked: bool = True) -
     return VisualTokens(
         rows, candidates=candidates, query=query if asked else None,
         encoder_attention=torch.rand(2, n, generator=draw),
-        encoder_keys=torch.randn(n, 2, 8, generator=draw),
+        encoder_keys=torch.randn(n, 2, 8, generator=draw), first_layer=first_layer(),
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from functools import lru_cache
 from importlib.resources import files
 
 SOURCES = {
+    "AgilePruner": "arXiv 2603.01236, the authors' page",
     "CDPruner": "arXiv 2506.10967",
     "FasterVLM": "arXiv 2412.01818v1",
     "MMTok": "arXiv 2508.18264",
@@ -20,6 +21,7 @@ SOURCES = {
 """Paper that a row was read from: it need not be the paper of the row's method."""
 
 METHODS = {
+    "agilepruner": "AgilePruner",
     "apet": "ApET",
     "cdpruner": "CDPruner",
     "dart": "DART",

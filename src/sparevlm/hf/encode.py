@@ -131,6 +131,8 @@ def encode(
         patch = model.config.vision_config.patch_size
         for i, more in enumerate(fields):
             more["encode"] = _smaller(encoder, arguments, i, patch)
+    for more in fields:
+        more["first_layer"] = pruning.first_layer
     candidates = entries.candidates(family, modality)
     tile_of = None
     if packed and method.per == "tile":

@@ -55,7 +55,7 @@ class Guidance:
 
 
 def make_guidance(
-    model: Any, family: Family, compares: Literal["clip", "llm"], guide: Guide
+    model: Any, family: Family, compares: Literal["clip", "llm", "llm only"], guide: Guide
 ) -> Guidance | None:
     """Find what a guide asks for.
 
@@ -65,8 +65,8 @@ def make_guidance(
         A supported transformers model.
     family : Family
         Facts about it.
-    compares : "clip" or "llm"
-        What "auto" means to the method.
+    compares : "clip", "llm" or "llm only"
+        What "auto" means to the method, or that nothing else will do.
     guide : Guide
 
     Raises
@@ -78,7 +78,13 @@ def make_guidance(
     relevance, clip, question = guide.relevance, guide.clip, guide.question
     if relevance == "none":
         return None
-    if relevance == "llm" or (relevance == "auto" and compares == "llm" and clip is None):
+    only = compares == "llm only"
+    if only and relevance == "clip":
+        raise ValueError(
+            "this method compares question and picture within the language model: choose "
+            'relevance "llm"'
+        )
+    if relevance == "llm" or only or (relevance == "auto" and compares == "llm" and clip is None):
         if tokenizer is None:
             with contextlib.suppress(OSError, ValueError):
                 tokenizer = _own_tokenizer(model)  # without it all words of the prompt count

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from sparevlm.bars import loading_bars
+
 POCKET = Path(__file__).parents[1] / "pocket" / "weights"
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 
@@ -18,7 +20,8 @@ def load(
 ) -> tuple[Any, Any]:
     """Load a vision-language model and its processor.
 
-    Weights come from safetensors alone, and no remote code is run.
+    Weights come from safetensors alone, and no remote code is run. Bars of progress are for a
+    terminal or a notebook, and for models other than the pocket one.
 
     Parameters
     ----------
@@ -55,10 +58,11 @@ def load(
         dtype = torch.float32 if name == "pocket" or device == "cpu" else "auto"
     source = str(place) if local else name
     try:
-        model = AutoModelForImageTextToText.from_pretrained(
-            source, dtype=dtype, use_safetensors=True
-        )
-        processor = AutoProcessor.from_pretrained(source)
+        with loading_bars(name != "pocket"):
+            model = AutoModelForImageTextToText.from_pretrained(
+                source, dtype=dtype, use_safetensors=True
+            )
+            processor = AutoProcessor.from_pretrained(source)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         reason = textwrap.shorten(str(error), 300, placeholder=" ...")
         hint = "give a model directory, a hub name, or pocket"

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sparevlm.budgets import is_integer
+from sparevlm.encoder import FirstLayer
 from sparevlm.families import Family
 from sparevlm.guide import Guide
+from sparevlm.hf.first_layer import first_layer_of
 from sparevlm.hf.guidance import Guidance, make_guidance
 from sparevlm.hf.supported import find_family
 
@@ -37,6 +39,8 @@ class Pruning:
     guidance: Guidance | None
     inside: bool = False
     """Whether another method follows inside the language model."""
+    first_layer: FirstLayer | None = None
+    """Of the language model, for methods that ask."""
 
     @property
     def drops(self) -> bool:
@@ -59,4 +63,5 @@ class Pruning:
         guidance = None
         if "query" in method.requires:
             guidance = make_guidance(model, family, method.compares, guide)
-        return cls(method, model, family, guidance, inside)
+        layer = first_layer_of(model) if "first_layer" in method.requires else None
+        return cls(method, model, family, guidance, inside, layer)

@@ -482,9 +482,50 @@ def attentions(decoder: Any) -> list[Any]:
     return [getattr(layer, "self_attn", None) for layer in layers_of(decoder)]
 
 
+def feed_forwards(decoder: Any) -> list[Any]:
+    """Each layer's feed-forward part, a mixture of experts or not, or None."""
+    return [getattr(layer, "mlp", None) for layer in layers_of(decoder)]
+
+
+def part_output(output: Any) -> Tensor:
+    """What an attention or a feed-forward part adds; some give weights or router logits too."""
+    states: Tensor = output[0] if isinstance(output, tuple) else output
+    return states
+
+
 def reads_attention(attention: Any) -> bool:
     """Whether an attention has all parts by which its queries and keys are made again."""
     return all(hasattr(attention, part) for part in _ATTENTION)
+
+
+def input_norm(layer: Any) -> Any:
+    """The norm that makes a layer's input its attention's; the same where none comes first.
+
+    Raises
+    ------
+    UnknownShapeError
+        If neither is known of the layer.
+    """
+    norm = getattr(layer, "input_layernorm", None)
+    if norm is None and hasattr(
+        layer, "post_feedforward_layernorm"
+    ):  # norms come behind, as EXAONE's
+        return torch.nn.Identity()
+    if norm is None:
+        raise unknown(f"{type(layer).__name__} has no first norm of a name that is known")
+    return norm
+
+
+def device_of(layer: Any, other: torch.device) -> torch.device:
+    """Where a layer's weights are; `other` if they come there when they are used."""
+    weight = next(layer.parameters(), None)
+    return other if weight is None or weight.device.type == "meta" else weight.device
+
+
+def attend(attention: Any, normed: Tensor, embeddings: tuple[Tensor, Tensor], tap: Any) -> None:
+    """Run an attention, but none of its hooks, on some columns [1, L, D] alone, with a cache."""
+    named = {"hidden_states": normed, "position_embeddings": embeddings, "attention_mask": None}
+    attention.forward(**with_cache(type(attention).forward, named, tap))
 
 
 def heads_of(attention: Any, values: Tensor, of: str) -> Tensor:
@@ -492,6 +533,12 @@ def heads_of(attention: Any, values: Tensor, of: str) -> Tensor:
     split = values.unflatten(-1, (-1, attention.head_dim))
     norm = getattr(attention, f"{of}_norm", None)
     return (split if norm is None else norm(split)).transpose(0, 1)
+
+
+def sharing(attention: Any) -> int:
+    """How many heads share a key."""
+    queries, keys = (projection(attention, of).out_features for of in ("q", "k"))
+    return int(queries // keys)
 
 
 def rotated(attention: Any, heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -538,7 +585,7 @@ def will_run_again(layer: Any) -> bool:
 
 
 def layer_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """Hidden states [B, L, D] that a layer is given."""
+    """Hidden states [B, L, D] that a layer, or a part of one, is given."""
     hidden: Tensor = args[0] if args else kwargs["hidden_states"]
     return hidden
 

@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 
+from sparevlm.methods.agilepruner import AgilePruner
 from sparevlm.methods.apet import ApET
 from sparevlm.methods.average_pool import AveragePool
 from sparevlm.methods.base import PruningMethod
@@ -14,6 +15,7 @@ from sparevlm.methods.downsampled_image import DownsampledImage
 from sparevlm.methods.fastervlm import FasterVLM
 from sparevlm.methods.fastv import FastV
 from sparevlm.methods.greedy_css import GreedyCSS
+from sparevlm.methods.hawk import HAWK
 from sparevlm.methods.hiprune import HiPrune
 from sparevlm.methods.id_selection import IDSelection
 from sparevlm.methods.in_decoder import DecoderMethod, LayerTokens
@@ -24,6 +26,7 @@ from sparevlm.methods.mmtok import MMTok
 from sparevlm.methods.no_image import NoImage
 from sparevlm.methods.picking import PickingMethod
 from sparevlm.methods.prumerge import PruMerge, PruMergePlus
+from sparevlm.methods.prunesid import PruneSID
 from sparevlm.methods.pyramiddrop import PyramidDrop
 from sparevlm.methods.random_tokens import RandomTokens
 from sparevlm.methods.registry import (
@@ -40,6 +43,7 @@ from sparevlm.methods.spare_decoder import SPAREDecoder
 from sparevlm.methods.sparsevlm import SparseVLM
 from sparevlm.methods.staged import Staged
 from sparevlm.methods.strong_rrqr import StrongRRQR
+from sparevlm.methods.transprune import TransPrune
 from sparevlm.methods.trim import TRIM
 from sparevlm.methods.two_stage_css import TwoStageCSS
 from sparevlm.methods.uniform_grid import UniformGrid
@@ -53,9 +57,11 @@ for _module in pkgutil.iter_modules(__path__):
 
 __all__ = [
     "DART",
+    "HAWK",
     "SCOPE",
     "SPARE",
     "TRIM",
+    "AgilePruner",
     "ApET",
     "AveragePool",
     "CDPruner",
@@ -77,6 +83,7 @@ __all__ = [
     "PickingMethod",
     "PruMerge",
     "PruMergePlus",
+    "PruneSID",
     "PruningMethod",
     "PyramidDrop",
     "RandomTokens",
@@ -85,6 +92,7 @@ __all__ = [
     "SparseVLM",
     "Staged",
     "StrongRRQR",
+    "TransPrune",
     "TwoStageCSS",
     "UniformGrid",
     "VisPruner",

@@ -26,9 +26,13 @@ NEEDS = {
     "encoder_keys": _PROJECTIONS,
     "projector": "projectors that turn each patch into one token",
     "encoder": "pictures that are one grid of patches",
+    "first_layer": _DECODERS,
     "decoder_attention": _DECODERS,
+    "decoder_next_attention": _DECODERS,
+    "decoder_embeddings": _DECODERS,
     "decoder_keys": _DECODERS,
     "decoder_states": _DECODERS,
+    "decoder_changes": _DECODERS,
 }
 
 _REGISTRY: dict[str, type[PruningMethod]] = {}
@@ -66,7 +70,8 @@ class PruningMethod(ABC):
     bounds_error: ClassVar[bool] = False  # takes a Residual budget
     by_place: ClassVar[bool] = False  # where a token lies, or a draw for its place, decides too
     nested: ClassVar[bool] = False  # the first j of its order are what it picks for keep=j
-    compares: ClassVar[Literal["clip", "llm"]] = "clip"  # the space that "query" comes from
+    # The space that "query" comes from; what the user names instead counts, but for "llm only".
+    compares: ClassVar[Literal["clip", "llm", "llm only"]] = "clip"
     keys_of: ClassVar[Layer] = None  # the layer that "encoder_keys" comes from
     inside: ClassVar[bool] = False  # works between layers of the language model
 

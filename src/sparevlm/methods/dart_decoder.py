@@ -20,10 +20,11 @@ class DARTDecoder(DecoderMethod):
     """Duplication-aware reduction of tokens (arXiv 2502.11494, EMNLP 2025), as published.
 
     After ``layer`` decoder layers, pivots are the ``pivots`` visual tokens and the ``words`` words
-    whose keys have the largest L1 norm. Visual pivots are kept; then each pivot in turn takes its
-    equal share of the other tokens, those of the lowest cosine similarity to it (hidden states
-    after the model's last norm) that are not taken yet. Pivots take turns by norm, visual ones
-    first; in the authors' program a Python set of their places decides (see `DART`).
+    behind the picture whose keys in the last of these layers have the largest L1 norm. Visual
+    pivots are kept; then each pivot in turn takes its equal share of the other tokens, those of the
+    lowest cosine similarity to it (hidden states after the model's last norm) that are not taken
+    yet. Pivots take turns by norm, visual ones first; in the authors' program a Python set of their
+    places decides (see `DART`), and what is left over of equal shares is dropped.
 
     Parameters
     ----------
@@ -54,7 +55,9 @@ class DARTDecoder(DecoderMethod):
         """See `DecoderMethod.choose`."""
         norms = tokens.keys.float().abs().sum(1)
         pivots = largest(norms, min(self.pivots, k))
-        words = largest(tokens.text_keys.float().abs().sum(1), min(self.words, len(tokens.text)))
+        behind = tokens.words_behind()
+        of_words = tokens.text_keys[behind].float().abs().sum(1)
+        words = behind[largest(of_words, min(self.words, len(behind)))]
         unit = unit_rows(tokens.norm(tokens.features))
         asking = torch.cat((unit[pivots], unit_rows(tokens.norm(tokens.text[words]))))
         rest = least_alike(asking @ unit.T, pivots, k - len(pivots))

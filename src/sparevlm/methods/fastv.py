@@ -15,8 +15,9 @@ from sparevlm.tokens import Reduction
 class FastV(DecoderMethod):
     """An image is worth half its tokens after layer 2 (arXiv 2403.06764, ECCV 2024).
 
-    After ``layer`` decoder layers the tokens that get most attention (mean over heads, in the last
-    of these layers) stay, and keep their positions.
+    After ``layer`` decoder layers the tokens that get most attention in the last of these layers
+    (softmax, mean over heads) stay, and keep their positions; the next layer is the first with
+    fewer. The authors' program does the same with its K = 2: layer 1, counted from 0, is asked.
 
     Parameters
     ----------

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -19,48 +19,103 @@ Schedule = dict[int, int]  # decoder layer: tokens of a picture that it and late
 
 
 @dataclass(frozen=True, eq=False)
+class Change:
+    """What one part of one layer, its attention or its feed-forward part, did to tokens.
+
+    In is what goes into the part, after the layer's norm; out is what comes out of it, before it is
+    added to the rest.
+
+    Attributes
+    ----------
+    layer : int
+        Index of the layer.
+    part : "attention" or "feed-forward"
+    ratios : Tensor [N], float32
+        |out| / |in| of each visual token.
+    cosines : Tensor [N], float32
+        Cosine of in and out of each visual token.
+    all_cosines : Tensor [L], float32
+        The same of all columns of the call that the layer got, words and every picture's tokens.
+    """
+
+    layer: int
+    part: Literal["attention", "feed-forward"]
+    ratios: Tensor
+    cosines: Tensor
+    all_cosines: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class LayerTokens:
     """The visual tokens of one picture at a decoder layer that gets fewer of them.
 
     Attributes
     ----------
     layer : int
-        Index of that layer; scores come from the one before it.
+        Index of that layer, from 0.
     features : Tensor [N, D]
         Hidden states of the tokens that are left, as the layer would get them.
     indices : Tensor [N], int64
         Which tokens of the picture these are, ascending.
     text : Tensor [M, D]
         Hidden states of the prompt's words, in order.
+    behind : Tensor [M], bool
+        Which of these words come behind the picture.
     keys, text_keys : Tensor [N, C] and [M, C]
         Their keys in the layer before, after rotation, all heads side by side.
     attention : callable
         Which words [R], int64 -> attention [R, N] that these pay to the tokens in the layer before,
         float32, mean over heads; of each word's softmax over all that it sees.
+    next_attention : callable
+        The same in `layer` itself, which has not run, as if it got all tokens that are left: from
+        its own queries of these words and its keys. For methods whose `needs` names
+        "decoder_next_attention".
+    embeddings : callable
+        Nothing -> what the first layer got: Tensor [P, D] of all tokens that the picture had
+        then, and [M, D] of the words. For methods whose `needs` names "decoder_embeddings".
     received : callable
         Nothing -> attention [N], float32, that each token gets from all other columns of the call
         on average, pictures and words, mean over heads; those before it pay none.
     norm : callable
         The language model's last norm, which makes hidden states comparable.
+    changes : callable
+        Nothing -> a `Change` for each part of each layer of `DecoderMethod.watched` that has run,
+        in that order. For methods whose `needs` names "decoder_changes".
     """
 
     layer: int
     features: Tensor
     indices: Tensor
     text: Tensor
+    behind: Tensor
     keys: Tensor
     text_keys: Tensor
     attention: Callable[[Tensor], Tensor]
+    next_attention: Callable[[Tensor], Tensor]
+    embeddings: Callable[[], tuple[Tensor, Tensor]]
     received: Callable[[], Tensor]
     norm: Callable[[Tensor], Tensor]
+    changes: Callable[[], tuple[Change, ...]]
 
     def __len__(self) -> int:
         return len(self.features)
 
     def last_attention(self) -> Tensor:
         """What the last word of the prompt pays to each token: [N], float32."""
-        last = torch.tensor([len(self.text) - 1], device=self.features.device)
-        return self.attention(last)[0]
+        return self.attention(self._last)[0]
+
+    def last_next_attention(self) -> Tensor:
+        """What it will pay in the coming layer (`next_attention`): [N], float32."""
+        return self.next_attention(self._last)[0]
+
+    @property
+    def _last(self) -> Tensor:
+        return torch.tensor([len(self.text) - 1], device=self.features.device)
+
+    def words_behind(self) -> Tensor:
+        """Which words [R], int64, come behind the picture; all, where none does."""
+        found = self.behind.nonzero()[:, 0]
+        return found if len(found) else torch.arange(len(self.text), device=self.text.device)
 
 
 @dataclass(frozen=True)
@@ -78,7 +133,6 @@ class DecoderMethod(PruningMethod):
     """
 
     inside: ClassVar[bool] = True
-
     _: KW_ONLY
     average: bool = True
 
@@ -98,6 +152,10 @@ class DecoderMethod(PruningMethod):
         Layers ascend from 1 on; the last number is 1. A layer named here is the first that gets
         fewer tokens. ``share`` is the budget's, for methods whose proportions depend on it.
         """
+
+    def watched(self, layers: int) -> Sequence[int]:
+        """Layers whose `Change`s are recorded for `choose`, for methods that need them."""
+        return ()
 
     @abstractmethod
     def choose(self, tokens: LayerTokens, k: int) -> Reduction:

@@ -14,14 +14,17 @@ from sparevlm.tokens import Reduction
 class PyramidDrop(DecoderMethod):
     """Stages of dropping inside the decoder (arXiv 2410.17247, CVPR 2025).
 
-    At a quarter, half and three quarters of the layers (8, 16 and 24 of 32) the tokens that the
-    last word of the prompt attends to most stay: each stage half of those before. With other
-    budgets the stages keep these proportions (4 : 2 : 1), as far as there are tokens.
+    Before layers 8, 16 and 24 of 32, counted from 0 (a quarter, half and three quarters of them),
+    the tokens stay to which the prompt's last word pays most: each stage half of those before. As
+    in the authors' program, that is the attention that the coming layer would compute, by its own
+    norm, queries and keys, of all tokens still there (softmax, mean over heads). With other
+    budgets the stages keep these proportions (4 : 2 : 1), as far as there are tokens. The program
+    then renumbers positions; ours keeps them, which works with positions of several axes too.
     """
 
     name: ClassVar[str] = "pyramiddrop"
     paper: ClassVar[str] = "arXiv 2410.17247"
-    needs: ClassVar[frozenset[str]] = frozenset({"decoder_attention"})
+    needs: ClassVar[frozenset[str]] = frozenset({"decoder_next_attention"})
 
     def stages(self, layers: int, share: float = 1.0) -> dict[int, float]:
         """See `DecoderMethod.stages`."""
@@ -30,5 +33,5 @@ class PyramidDrop(DecoderMethod):
 
     def choose(self, tokens: LayerTokens, k: int) -> Reduction:
         """See `DecoderMethod.choose`."""
-        scores = tokens.last_attention()
+        scores = tokens.last_next_attention()
         return Reduction.picked(largest(scores, k), scores=scores)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from sparevlm.hf.decoder.changes import Recorded
 from sparevlm.hf.decoder.probe import Taken
 from sparevlm.report import Timers
 
@@ -71,6 +72,10 @@ class Call:
         Columns of this call that the present layer gets, -1 for padding; None: all.
     taken : dict
         {layer: what was read off the layer before it}.
+    changes : list of Recorded
+        Of the watched layers that ran.
+    embedded : Tensor [B, L, D] or None
+        What the first layer got, until the last stage, for a method that asks for it.
     lefts : list
         `left` of each layer that ran.
     again : bool
@@ -90,6 +95,8 @@ class Call:
     past: int = 0
     left: Tensor | None = None
     taken: dict[int, Taken] = field(default_factory=dict)
+    changes: list[Recorded] = field(default_factory=list)
+    embedded: Tensor | None = None
     lefts: list[Tensor | None] = field(default_factory=list)
     again: bool = False
     held_in: Any = None

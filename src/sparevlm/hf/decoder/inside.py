@@ -7,8 +7,10 @@ of later calls fit each layer's own length. What a running call has is in its th
 
 from __future__ import annotations
 
+import functools
 import inspect
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from sparevlm.hf import stock
 from sparevlm.hf.attached import Attached
+from sparevlm.hf.decoder.changes import ChangeProbe, Recorded
+from sparevlm.hf.decoder.coming import Coming
 from sparevlm.hf.decoder.held import (
     Call,
     Picture,
@@ -27,7 +31,7 @@ from sparevlm.hf.decoder.held import (
     is_shorter,
     seen_before,
 )
-from sparevlm.hf.decoder.probe import LayerProbe, Taken
+from sparevlm.hf.decoder.probe import LayerProbe, Probe, Taken
 from sparevlm.hf.decoder.shorter import (
     filled,
     gathered,
@@ -39,7 +43,7 @@ from sparevlm.hf.decoder.shorter import (
 )
 from sparevlm.hf.media import token_types
 from sparevlm.hf.turns import check_rows, mark_rows
-from sparevlm.methods.in_decoder import LayerTokens, averaged, check_chosen
+from sparevlm.methods.in_decoder import Change, LayerTokens, averaged, check_chosen
 from sparevlm.report import ImageReport, Report, Timer
 
 if TYPE_CHECKING:
@@ -66,11 +70,19 @@ def check_decoder(method: DecoderMethod, model: Any, family: Family) -> None:
             f"{name} has no layers with separate queries and keys, which {type(method).__name__} "
             "reads"
         )
+    if not all(_changing(method, decoder).values()):
+        raise stock.unknown(
+            f"{name} has layers without a feed-forward part of the name that is known, which "
+            f"{type(method).__name__} reads"
+        )
     if stock.last_norm(decoder) is None:
         raise stock.unknown(f"{name} has no last norm of the name that is known")
     for layer in layers:
         stock.cache_name(type(layer).forward)  # known, or an error
     method.check_layers(len(layers))
+    if "decoder_next_attention" in method.needs:
+        for at in method.stages(len(layers)):
+            stock.input_norm(layers[at])
     deep = stock.deepstack_layers(model)
     first = min(method.stages(len(layers)))
     if first < deep:
@@ -79,6 +91,14 @@ def check_decoder(method: DecoderMethod, model: Any, family: Family) -> None:
             f"token, so that none can be dropped before layer {deep}: {type(method).__name__} "
             f"drops at layer {first}"
         )
+
+
+def _changing(method: DecoderMethod, decoder: Any) -> dict[int, Any]:
+    """Layers whose changes a method reads, and their feed-forward parts, or None."""
+    if "decoder_changes" not in method.requires:
+        return {}
+    parts = stock.feed_forwards(decoder)
+    return {at: parts[at] for at in method.watched(len(parts))}
 
 
 class Inside(Attached):
@@ -104,6 +124,11 @@ class Inside(Attached):
             at: LayerProbe(attentions[at - 1], lambda at=at: self._taken(at))  # type: ignore[misc]
             for at in self._stages
         }
+        self._next = {at: Probe(attentions[at]) for at in self._stages}
+        self._changes = [
+            ChangeProbe(at, attentions[at], part, self._changed, self._prompting)
+            for at, part in _changing(inside, self._decoder).items()
+        ]
         self._hooks = [
             # After the hook of `before`, which shortens what this one sees.
             self._model.register_forward_pre_hook(self._before_model, with_kwargs=True),
@@ -120,6 +145,8 @@ class Inside(Attached):
         self._before.detach()
         for probe in self._probes.values():
             probe.remove()
+        for change in self._changes:
+            change.remove()
 
     @property
     def columns(self) -> Tensor | None:
@@ -144,6 +171,16 @@ class Inside(Attached):
     def _taken(self, at: int) -> Taken | None:
         call = self._call
         return None if call is None else call.taken.get(at)
+
+    def _prompting(self) -> bool:
+        call = self._call
+        return call is not None and bool(call.pictures)
+
+    def _changed(self, recorded: Recorded) -> None:
+        call = self._call
+        assert call is not None  # or it is not recorded
+        recorded.left = call.left
+        call.changes.append(recorded)
 
     # -- the model
 
@@ -233,6 +270,8 @@ class Inside(Attached):
             hidden = stock.layer_input(args, kwargs)
             if at == 0:
                 self._begin(call, cache, hidden)
+                if call.pictures and "decoder_embeddings" in self._inside.needs:
+                    call.embedded = hidden.detach()
                 if call.pictures and stock.rotary(kwargs) is None:
                     raise stock.unknown(
                         f"{type(self._decoder).__name__} rotates queries and keys in a way "
@@ -244,13 +283,16 @@ class Inside(Attached):
             if call.again and embeddings is not None:
                 self._replayed[embeddings[0]] = call
             if at in self._probes and call.pictures:
-                hidden = self._drop(call, at, hidden)
+                coming = functools.partial(self._coming, call, at, hidden, held, kwargs)
+                hidden = self._drop(call, at, hidden, functools.lru_cache(coming))
                 del call.taken[at]
+                if at == self._stages[-1]:
+                    call.embedded = None
             changed = self._shortened(call, at, hidden, held, kwargs)
             if cache is not None and at >= self._first and (call.pictures or held is not None):
                 hold(cache, at, held, call)
             if at + 1 in self._probes and call.pictures:
-                call.taken[at + 1] = self._take(call, at, changed, cache, held)
+                call.taken[at + 1] = self._take(call, at, held, changed)
             call.lefts.append(call.left)
             return stock.with_layer_input(args, changed, hidden)
 
@@ -269,19 +311,17 @@ class Inside(Attached):
         changed = self._shortened(replace(call, left=left), at, hidden, None, kwargs)
         return stock.with_layer_input(args, changed, hidden)
 
-    def _take(
-        self, call: Call, at: int, arguments: dict[str, Any], cache: Any, held: Tensor | None
-    ) -> Taken:
-        """What is read off layer `at`, whose arguments are `given`, for the stage behind it."""
-        embeddings = stock.rotary(arguments)
-        assert embeddings is not None  # looked at before the first layer
-        mask = arguments.get("attention_mask")
-        taken = Taken(self._probes[at + 1], embeddings)
-        taken.mask = mask if isinstance(mask, Tensor) and mask.ndim == 4 else None
-        if call.past and cache is not None:
-            taken.past = stock.cached_keys(cache, at)
-            taken.past_seen = seen_before(call, held)
-        return taken
+    def _take(self, call: Call, at: int, held: Tensor | None, arguments: dict[str, Any]) -> Taken:
+        """What is read off layer `at`, which gets `arguments`, for the stage behind it."""
+        return Taken(self._probes[at + 1], **_sight(call, at, held, arguments))
+
+    def _coming(
+        self, call: Call, at: int, hidden: Tensor, held: Tensor | None, kwargs: dict[str, Any]
+    ) -> Coming:
+        """What layer `at` would attend to if nothing were dropped before it."""
+        arguments = self._shortened(call, at, hidden, held, kwargs)
+        layer, sight = stock.layers_of(self._decoder)[at], _sight(call, at, held, arguments)
+        return Coming(self._next[at], layer=layer, hidden=hidden.detach(), **sight)
 
     def _begin(self, call: Call, cache: Any, hidden: Tensor) -> None:
         """At the first layer: what the cache holds, and whether it is of a kind that can shrink."""
@@ -301,7 +341,7 @@ class Inside(Attached):
                 "the decoder"
             )
 
-    def _drop(self, call: Call, at: int, hidden: Tensor) -> Tensor:
+    def _drop(self, call: Call, at: int, hidden: Tensor, coming: Callable[[], Coming]) -> Tensor:
         """Choose at a stage; hidden states of what stays."""
         rows, length = call.words.shape
         before = call.left
@@ -317,7 +357,7 @@ class Inside(Attached):
                 # Merged rows have gradients, scores have none.
                 grad = torch.is_grad_enabled() and self._inside.merges and not call.again
                 with Timer(device) as timer, torch.set_grad_enabled(grad):
-                    tokens = self._tokens(call, at, hidden, picture, received)
+                    tokens = self._tokens(call, at, hidden, picture, received, coming)
                     chosen = self._inside.choose(tokens, k)
                 picture.timers.append(timer)
                 check_chosen(chosen, tokens, k, type(self._inside).__name__)
@@ -350,6 +390,7 @@ class Inside(Attached):
         hidden: Tensor,
         picture: Picture,
         received: dict[int, Tensor],
+        coming: Callable[[], Coming],
     ) -> LayerTokens:
         """A picture as methods see it; what all columns of a row got is kept in `received`."""
         row, taken = picture.row, call.taken[at]
@@ -360,9 +401,9 @@ class Inside(Attached):
         words = ((columns >= 0) & call.words[row, columns.clamp(min=0)]).nonzero()[:, 0]
         keys = taken.keys(row).transpose(0, 1).flatten(1)
         real = (columns >= 0) & call.real[row, columns.clamp(min=0)]
-        earlier = real[:0] if taken.past_seen is None else taken.past_seen[row]
 
-        def paid(asking: Tensor) -> Tensor:
+        def paid(taken: Taken, asking: Tensor) -> Tensor:
+            earlier = real[:0] if taken.past_seen is None else taken.past_seen[row]
             causal = torch.arange(len(columns), device=hidden.device) <= asking[:, None]
             seen = torch.cat((earlier.expand(len(asking), -1), causal & real), dim=1)
             if taken.mask is not None:  # some models let pictures, or prompts, see ahead
@@ -375,15 +416,25 @@ class Inside(Attached):
                 total = torch.zeros(len(columns), device=hidden.device)
                 own = torch.arange(len(columns), device=hidden.device)
                 for some in asking.split(_BLOCK):  # the whole matrix never exists
-                    total += paid(some).masked_fill(some[:, None] == own, 0).sum(0)
+                    total += paid(taken, some).masked_fill(some[:, None] == own, 0).sum(0)
                 received[row] = total / max(len(asking) - 1, 1)
             return received[row][places]
 
+        def embeddings() -> tuple[Tensor, Tensor]:
+            assert call.embedded is not None, "needs must name decoder_embeddings"
+            return call.embedded[row, picture.columns], call.embedded[row, columns[words]]
+
+        def changes() -> tuple[Change, ...]:
+            mine = picture.columns[picture.left]
+            return tuple(one.of(row, mine, call.real[row]) for one in call.changes)
+
         return LayerTokens(
             layer=at, features=hidden[row, places], indices=picture.left, text=hidden[row, words],
+            behind=columns[words] > picture.columns[-1],
             keys=keys[places], text_keys=keys[words], received=from_all,
-            attention=lambda which: paid(words[which])[:, places],
-            norm=stock.last_norm(self._decoder),
+            attention=lambda which: paid(taken, words[which])[:, places],
+            next_attention=lambda which: paid(coming(), words[which])[:, places],
+            embeddings=embeddings, changes=changes, norm=stock.last_norm(self._decoder),
         )  # fmt: skip
 
     def _shortened(
@@ -427,6 +478,19 @@ class Inside(Attached):
             stock.set_all_hidden(output, tuple(between))
         stock.set_last_hidden(output, filled(call.left, hidden, length))
         return output
+
+
+def _sight(call: Call, at: int, held: Tensor | None, arguments: dict[str, Any]) -> dict[str, Any]:
+    """What layer `at`, which gets `arguments`, lets its queries see: fields of a `Taken`."""
+    embeddings, mask = stock.rotary(arguments), arguments.get("attention_mask")
+    assert embeddings is not None  # looked at before the first layer
+    seen: dict[str, Any] = {"embeddings": embeddings}
+    seen["mask"] = mask if isinstance(mask, Tensor) and mask.ndim == 4 else None
+    cache = stock.cache_of(arguments)
+    if call.past and cache is not None:
+        seen["past"] = stock.cached_keys(cache, at)
+        seen["past_seen"] = seen_before(call, held)
+    return seen
 
 
 def _pictures(kinds: Tensor, counts: list[int] | None) -> list[Tensor]:

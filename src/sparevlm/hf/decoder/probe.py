@@ -33,7 +33,21 @@ class KeyTap:
         return getattr(self._cache, name)
 
 
-class LayerProbe:
+class Probe:
+    """What is known of a decoder layer.
+
+    Parameters
+    ----------
+    attention
+        The layer's attention module.
+    """
+
+    def __init__(self, attention: Any) -> None:
+        self.attention = attention
+        self.turns: bool | None = None  # whether the layer rotates; None: not known yet
+
+
+class LayerProbe(Probe):
     """Reads the queries and keys of a decoder layer off its running calls.
 
     Parameters
@@ -45,8 +59,7 @@ class LayerProbe:
     """
 
     def __init__(self, attention: Any, current: Callable[[], Taken | None]) -> None:
-        self.attention = attention
-        self.turns: bool | None = None  # whether the layer rotates; None: not known yet
+        super().__init__(attention)
         self._current = current
         self._hooks = [
             stock.projection(attention, "q").register_forward_hook(self._took_query),
@@ -84,7 +97,7 @@ class Taken:
 
     Attributes
     ----------
-    probe : LayerProbe
+    probe : Probe
     embeddings : (Tensor, Tensor)
         cos and sin [.., B or 1, L, C] of this call's columns.
     tap : KeyTap or None
@@ -101,7 +114,7 @@ class Taken:
         The last key, once the layer ran.
     """
 
-    probe: LayerProbe
+    probe: Probe
     embeddings: tuple[Tensor, Tensor]
     tap: KeyTap | None = None
     mask: Tensor | None = None
@@ -124,16 +137,16 @@ class Taken:
         if self.query is None or self.last_key is None:
             raise self._refusal()
         if self.probe.turns is None:
-            self._learn(row, self.last_key[row], self.query.shape[1] - 1)
+            true = self.keys(row)[:, -1:]
+            self._learn(row, self.last_key[row], true, self.query.shape[1] - 1)
         heads = stock.heads_of(self.probe.attention, self.query[row, columns], "q")
         return heads if self.probe.turns is False else self._rotated(heads, row, columns)
 
-    def _learn(self, row: int, last_key: Tensor, last: int) -> None:
+    def _learn(self, row: int, last_key: Tensor, true: Tensor, last: int) -> None:
         """Make the last key as queries are made, and see whether it is the one the layer has.
 
         Some layers do not rotate (Cohere2's of full attention); some models do it otherwise.
         """
-        true = self.keys(row)[:, -1:]
         try:
             plain = stock.heads_of(self.probe.attention, last_key, "k")
             made = self._rotated(plain, row, torch.tensor([last], device=true.device))
