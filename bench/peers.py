@@ -47,7 +47,7 @@ def make(n: int, d: int, seed: int, dtype: torch.dtype = torch.float32) -> Pictu
     x, states, texts = normal(n, d), normal(n, d), normal(WORDS, d)
     attention = torch.randn(1, n, generator=draw).softmax(1)
     seen = VisualTokens(
-        x, query=Query(x, texts, "llm"), encoder_attention=attention,
+        x, query=Query(x, texts), encoder_attention=attention,
         projector=Projector(states, nn.Identity(), states[0]),
     )  # fmt: skip
     against = -(normalize(x.float(), dim=-1) @ normalize(texts.float(), dim=-1).T).mean(-1)

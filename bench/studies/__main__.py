@@ -11,7 +11,15 @@ from pathlib import Path
 
 import torch
 
-from bench.studies import ablation, budgets, magnitude, positions, reconstruction, relevance
+from bench.studies import (
+    ablation,
+    budgets,
+    magnitude,
+    positions,
+    reconstruction,
+    relevance,
+    signs,
+)
 from bench.studies.common import Bench, Page, Study
 
 STUDIES: dict[str, Study] = {
@@ -21,6 +29,7 @@ STUDIES: dict[str, Study] = {
     "magnitude": magnitude.study,
     "positions": positions.study,
     "budgets": budgets.study,
+    "signs": signs.study,
 }
 
 

@@ -37,6 +37,20 @@ def test_greedy_map(seed):
     assert found.order.tolist() == by_determinants(rows, relevance, 8)
 
 
+@pytest.mark.parametrize("source", ["clip", "llm"])
+def test_the_sign_of_the_similarity(source):
+    """Hand-made: of unlike tokens, that which is least alike comes first, or most alike."""
+    patches = torch.tensor([[1.0, 3.0], [1.0, 0.0], [0.0, 1.0]])  # cosines .32, 1 and 0
+    query = Query(patches, torch.tensor([[1.0, 0.0]]), source=source)
+    tokens = VisualTokens(torch.eye(3), query=query)
+    for sign, first in (("minus", 2), ("plus", 1), ("auto", 2 if source == "clip" else 1)):
+        found = CDPruner(3, sign=sign).reduce(tokens)
+        assert found.order[0] == first
+        assert found.scores.tolist() == pytest.approx([0.3162, 1, 0], abs=1e-4)
+    with pytest.raises(ValueError, match='sign must be one of "auto", "minus", "plus"'):
+        CDPruner(3, sign="-")
+
+
 def test_without_a_question():
     rows = np.random.default_rng(0).standard_normal((20, 12))
     found = CDPruner(6).reduce(VisualTokens(torch.from_numpy(rows)))
