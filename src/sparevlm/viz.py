@@ -6,6 +6,7 @@ Nothing here touches matplotlib's global state, so it may run in threads and ser
 from __future__ import annotations
 
 import base64
+import html
 import io
 import itertools
 import os
@@ -46,6 +47,10 @@ class Drawn(Protocol):
     scores: Any
     grid: tuple[int, int] | None
     pixels: Any
+
+    @property
+    def caption(self) -> str:
+        """What is said below."""
 
 
 # ---------------------------------------------------------------- what the model saw
@@ -186,7 +191,7 @@ def as_seen(report: Drawn) -> Image.Image:
 
 def report_html(report: Drawn) -> str:
     """A report as HTML with a picture, for notebooks; without a grid, its numbers alone."""
-    words = f"{report.after} of {report.before} visual tokens, {report.milliseconds:.1f} ms"
+    words = html.escape(report.caption)
     if report.grid is None:
         return f"<p>{words}</p>"
     held = io.BytesIO()
@@ -194,8 +199,8 @@ def report_html(report: Drawn) -> str:
     data = base64.b64encode(held.getvalue()).decode()
     return (
         '<figure style="display: inline-block; margin: 0 1em 1em 0">'
-        f'<img src="data:image/png;base64,{data}" alt="{words} kept" style="max-width: 24em">'
-        f"<figcaption>{words}</figcaption></figure>"
+        f'<img src="data:image/png;base64,{data}" alt="{words}" style="max-width: 24em">'
+        f'<figcaption style="max-width: 24em">{words}</figcaption></figure>'
     )
 
 
