@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import itertools
 import os
 from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
@@ -22,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from PIL import Image
 
-from sparevlm.figures import COLORS
+from sparevlm.figures import look
 from sparevlm.files import write_whole
 
 Box = tuple[float, float, float, float]
@@ -447,11 +446,11 @@ def _residual_plot(curves: Mapping[str, np.ndarray], bound: Any) -> tuple[Figure
     figure = _figure(6.4, 4.2)
     axes = figure.add_subplot()
     last = max(len(curve) for curve in curves.values()) - 1
-    for (name, curve), color in zip(curves.items(), itertools.cycle(COLORS), strict=False):
-        axes.plot(
-            range(len(curve)), curve, color=color, linewidth=2,
-            marker="o" if last <= 40 else None, markersize=4, label=name, zorder=3,
-        )  # fmt: skip
+    for i, (name, curve) in enumerate(curves.items()):
+        style = look(i) | {"linewidth": 2, "markersize": 4}
+        if last > 40:
+            style["marker"] = None
+        axes.plot(range(len(curve)), curve, label=name, zorder=3, **style)
     lines = list(curves.values())
     if bound is not None:
         lowest = _numbers(bound).astype(np.float64)
