@@ -96,3 +96,20 @@ def test_preview_is_what_attach_keeps(explorer, look) -> None:
     assert report.indices.equal(handle.report[0].indices)
     with pytest.raises(ValueError, match="inside the language model"):
         hf.preview(get_method("fastv", 0.9), model, look.inputs)
+
+
+def test_settings_of_methods(explorer, look) -> None:
+    """They decide what is kept and answered, and the method's name says them."""
+    fields = {"spare": {"guidance": "none", "exponent": 1}, "divprune": {}}
+    other = Explorer(*hf.load("pocket"), fields=fields)
+    assert other.label("spare") == "SPARE(guidance='none', exponent=1)"
+    assert other.label("divprune") == "DivPrune" and explorer.label("spare") == "SPARE"
+    with get_method("spare", 12, guidance="none", exponent=1.0)(hf.load("pocket")[0]) as handle:
+        handle.model(**look.inputs)
+    kept = other.said(look, "spare", 12).report.indices
+    assert kept.equal(handle.report[0].indices)
+    assert not kept.equal(explorer.said(look, "spare", 12).report.indices)
+    shown = [token for token, rank in enumerate(other.ranks(look, "spare").ranks) if 0 <= rank < 12]
+    assert shown == kept.tolist()
+    with pytest.raises(ValueError, match="strength must be"):
+        Explorer(None, None, fields={"spare": {"strength": 3}})
