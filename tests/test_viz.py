@@ -301,6 +301,13 @@ def test_save_wants_a_picture(tmp_path):
         viz.save("picture", tmp_path / "a.png")
 
 
+def test_the_looks_of_curves_can_be_chosen() -> None:
+    from sparevlm.figures import COLORS
+
+    lines = viz.residual_curves({"a": [1, 0.5], "b": [1, 0.4]}, None, [1, 0]).axes[0].lines
+    assert [line.get_color() for line in lines] == [COLORS[1], COLORS[0]]
+
+
 # -- notebooks
 
 

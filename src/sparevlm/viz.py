@@ -416,7 +416,9 @@ def residual_curve(report: Drawn, bound: Any = None) -> Figure:
     return figure
 
 
-def residual_curves(curves: Mapping[str, Any], bound: Any = None) -> Figure:
+def residual_curves(
+    curves: Mapping[str, Any], bound: Any = None, looks: Sequence[int] | None = None
+) -> Figure:
     """Draw how much of the features several methods leave unexplained, token by token.
 
     Parameters
@@ -426,6 +428,8 @@ def residual_curves(curves: Mapping[str, Any], bound: Any = None) -> Figure:
         `ImageReport.reconstruction` gives.
     bound : Tensor or sequence [m], or None
         See `residual_curve`.
+    looks : sequence of int, or None
+        Which of our colours and line styles each has; None: the first ones.
 
     Returns
     -------
@@ -439,14 +443,17 @@ def residual_curves(curves: Mapping[str, Any], bound: Any = None) -> Figure:
     if not curves:
         raise ValueError("there are no curves to draw: give at least one")
     arrays = {name: _numbers(curve).astype(np.float64) for name, curve in curves.items()}
-    return _residual_plot(arrays, bound)[0]
+    return _residual_plot(arrays, bound, looks)[0]
 
 
-def _residual_plot(curves: Mapping[str, np.ndarray], bound: Any) -> tuple[Figure, Any]:
+def _residual_plot(
+    curves: Mapping[str, np.ndarray], bound: Any, looks: Sequence[int] | None = None
+) -> tuple[Figure, Any]:
     figure = _figure(6.4, 4.2)
     axes = figure.add_subplot()
     last = max(len(curve) for curve in curves.values()) - 1
-    for i, (name, curve) in enumerate(curves.items()):
+    chosen = range(len(curves)) if looks is None else looks
+    for i, (name, curve) in zip(chosen, curves.items(), strict=True):
         style = look(i) | {"linewidth": 2, "markersize": 4}
         if last > 40:
             style["marker"] = None
