@@ -92,7 +92,7 @@ class Page:
             gr.Markdown(
                 f"# What does the model still see?\nA question to **{self._model}** about a "
                 "picture, with few of its visual tokens. Drag the budget: the patches that stay "
-                "are the ones the language model gets."
+                "are all that it gets."
                 + (" It knows drawn scenes only." if self._model == POCKET else ""),
                 elem_id="sv-head",
             )
