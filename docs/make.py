@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -12,7 +11,14 @@ from sparevlm.commands import known
 from sparevlm.commands.listings import described_methods
 from sparevlm.hf import family_facts
 from sparevlm.hf.supported import REASONS
-from sparevlm.methods import PruningMethod, list_methods, method_class, works_with
+from sparevlm.methods import (
+    DecoderMethod,
+    PruningMethod,
+    list_methods,
+    method_class,
+    told,
+    works_with,
+)
 
 TARGET = Path(__file__).with_name("methods.md")
 HEAD = """# Methods
@@ -98,18 +104,27 @@ def link(paper: str) -> str:
 
 
 def body(doc: str) -> str:
-    """A numpy docstring as Markdown: parameters become a list."""
-    head, *sections = re.split(r"\n(\w[\w ]*)\n-{3,}\n", inspect.cleandoc(doc))
-    lines = [head.strip()]
-    for title, text in zip(sections[::2], sections[1::2], strict=True):
-        lines.append("")
-        if title != "Parameters":
-            lines.append(text.strip())
+    """A docstring as Markdown: parameters become a list, less those that the page's heads tell."""
+    head, *rest = told.sections(doc).items()
+    lines = [head[1].strip()]
+    shared = [*parameters(PruningMethod).items(), *parameters(DecoderMethod).items()]
+    for title, text in rest:
+        if title != told.PARAMETERS:
+            lines += ["", text.strip()]
             continue
-        for name, words in re.findall(r"^(\S.*?) : .*\n((?:    .*\n?)+)", text + "\n", re.M):
-            names = ", ".join(f"`{part}`" for part in name.split(", "))
-            lines.append(f"- {names}: {' '.join(words.split())}")
+        listed = [words(*e) for e in told.entries(text).items() if e not in shared]
+        lines += ["", *listed] if listed else []
     return "\n".join(lines)
+
+
+def parameters(cls: type[PruningMethod]) -> dict[str, str]:
+    return told.entries(told.sections(cls.__doc__ or "")[told.PARAMETERS])
+
+
+def words(names: str, entry: str) -> str:
+    """A parameter, or several told together, as an item of a list."""
+    marked = ", ".join(f"`{name}`" for name in names.split(", "))
+    return f"- {marked}: {' '.join(entry.split(chr(10), 1)[1].split())}"
 
 
 def settings(cls: type[PruningMethod]) -> str:

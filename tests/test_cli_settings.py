@@ -165,9 +165,50 @@ def test_a_bench_with_settings(tmp_path, capsys):
     assert about["settings"] == {"spare": {"strength": 0}}
     assert cli.main([*words, "--set", "strength=1"]) == 2  # another run
     said = (tmp_path / "run" / "report.md").read_text()
-    assert "3 questions; " in said and "fewer than 10 questions cannot give" in said
+    assert "3 questions, " in said and "Fewer than 10 questions give no interval" in said
     assert "[+" not in said and "[-" not in said
 
 
 def test_by_place_is_a_fact_of_the_class():
     assert get_method("uniform", 4).by_place and not get_method("spare", 4).by_place
+
+
+@pytest.fixture
+def page_without_gradio(monkeypatch):
+    """The command as far as it comes where the page itself cannot be made."""
+    import sys
+    import types
+
+    from sparevlm import hf
+    from sparevlm.commands import demo
+
+    def no_model(*_, **__):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(demo, "find_spec", lambda name: True)
+    monkeypatch.setattr(hf, "load", no_model)
+    monkeypatch.setitem(sys.modules, "sparevlm.demo.page", types.ModuleType("page"))
+    for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY"):
+        monkeypatch.setenv(name, "")
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("spare.strength=9", "SPARE(strength=9.0): strength must be a number from 0 to 1"),
+        ("strenght=0.5", "has no such setting"),
+        ("bogus.x=1", "no method is named 'bogus'"),
+        ("keep=3", "the budget is --keep"),
+        ("spare.per=tile", "per='tile' cannot be shown"),
+        ("strength", "give a name and a value"),
+    ],
+)
+def test_the_page_checks_settings_first(page_without_gradio, capsys, setting, said) -> None:
+    assert cli.main(["demo", "--set", setting]) == 2
+    err = capsys.readouterr().err
+    assert said in err and err.count("\n") == 1
+
+
+def test_the_page_goes_on_with_good_settings(page_without_gradio, capsys) -> None:
+    assert cli.main(["demo", "--set", "strength=0.5", "--set", "fastv.layer=1"]) != 0
+    assert "a model was loaded" in capsys.readouterr().err

@@ -301,6 +301,13 @@ def test_save_wants_a_picture(tmp_path):
         viz.save("picture", tmp_path / "a.png")
 
 
+def test_the_looks_of_curves_can_be_chosen() -> None:
+    from sparevlm.figures import COLORS
+
+    lines = viz.residual_curves({"a": [1, 0.5], "b": [1, 0.4]}, None, [1, 0]).axes[0].lines
+    assert [line.get_color() for line in lines] == [COLORS[1], COLORS[0]]
+
+
 # -- notebooks
 
 
@@ -322,13 +329,66 @@ def pruned():
 def test_a_report_shows_itself(pruned) -> None:
     _, _, report = pruned
     shown = report._repr_html_()
-    assert shown.count("<img ") == shown.count("12 of 196 visual tokens, ") / 2 == 2
+    assert shown.count("<img ") == 2
+    assert shown.count("spare: 12 of 196 visual tokens; ") == 4  # beside the picture, and below
     for one, data in zip(report, re.findall(r"base64,([^\"]+)", shown), strict=True):
         picture = Image.open(io.BytesIO(base64.b64decode(data)))
         assert picture.size == (448, 448)
         expected = viz.overlay(viz.as_seen(one), one)
         assert np.array_equal(np.asarray(picture), np.asarray(expected))
-    assert "data" not in repr(report)
+        assert f"{100 * one.residual:.1f} % of the features&#x27; energy is not explained" in shown
+
+
+def test_a_preview_is_a_list_that_shows_itself() -> None:
+    from sparevlm import SPARE, load, preview
+
+    model, processor = load("pocket")
+    picture = Image.open("examples/scene.png").convert("RGB")
+    prompt = "USER: <image>\nwhat is it ? ASSISTANT:"
+    inputs = processor(images=[picture], text=[prompt], return_tensors="pt")
+    found = preview(SPARE(keep=12, guidance="none"), model, inputs)
+    assert isinstance(found, list) and len(found) == 1 and found == [found[0]]
+    assert "<img " in found._repr_html_()
+    line = r"\[0\] spare: 12 of 196 visual tokens; chosen in [\d.]+ ms"
+    assert re.fullmatch(line, repr(found))
+    curve, _ = found[0].reconstruction()  # showing took nothing away
+    assert float(curve[-1]) == pytest.approx(found[0].residual, abs=1e-5)
+    (kept,) = preview(SPARE(keep=1.0), model, inputs)
+    assert kept.caption == (
+        "spare: 196 of 196 visual tokens; 0.0 % of the features' energy is not explained"
+    )
+
+
+def test_a_part_of_a_report_shows_itself(pruned) -> None:
+    from sparevlm.report import LISTED, SHOWN, Report
+
+    _, _, report = pruned
+    assert isinstance(report[1:], Report) and report[1:] == [report[1]]
+    many = Report([report[0]] * (SHOWN + 3))
+    assert many._repr_html_().count("<img ") == SHOWN and "3 more" in many._repr_html_()
+    lines = repr(many).splitlines()
+    assert len(lines) == LISTED + 1 and lines[-1] == f"... {SHOWN + 3 - LISTED} more"
+    assert max(map(len, lines)) < 80
+    assert "no picture" in repr(Report()) and "no picture" in Report()._repr_html_()
+
+
+def test_a_caption_of_methods_inside() -> None:
+    """The first layers get everything, so that there is no residual to tell."""
+    from sparevlm import SPARE, FastV, Staged, load
+
+    model, processor = load("pocket")
+    picture = Image.open("examples/scene.png").convert("RGB")
+    prompt = "USER: <image>\nwhat is it ? ASSISTANT:"
+    inputs = processor(images=[picture], text=[prompt], return_tensors="pt")
+    with Staged(SPARE(keep=64, guidance="none"), FastV(keep=0.8))(model) as handle:
+        model(**inputs)
+        assert repr(handle).startswith("<Inside: Staged(first=SPARE(keep=64, ")
+    assert repr(handle).endswith(" on LlavaForConditionalGeneration, detached>")
+    (one,) = handle.report
+    assert re.fullmatch(
+        r"spare, then fastv: \d+ of 64 visual tokens in the last layers, 5\d\.\d on average; "
+        r"chosen in [\d.]+ ms", one.caption
+    )  # fmt: skip
 
 
 def test_what_the_encoder_saw_looks_like_the_picture(pruned) -> None:
@@ -346,5 +406,6 @@ def test_a_report_without_pixels_or_grid(pruned) -> None:
 
     one = pruned[2][0]
     assert "<img " in dataclasses.replace(one, pixels=None)._repr_html_()
-    bare = dataclasses.replace(one, grid=None)._repr_html_()
+    bare = dataclasses.replace(one, grid=None, method="<mine>")._repr_html_()
+    assert "&lt;mine&gt;: " in bare
     assert "<img " not in bare and "12 of 196" in bare

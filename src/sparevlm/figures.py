@@ -9,12 +9,32 @@ from matplotlib.figure import Figure
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
+LINES = ("-", (0, (5, 1.5)), (0, (1.5, 1)))
+GREY = "#666666"
 
 
-def finish(axes: Any) -> None:
-    """Two open sides, and the legend beside the axes."""
+def look(i: int) -> dict[str, Any]:
+    """Colour, mark and line of the i-th of several, so that two that meet are told apart."""
+    return {
+        "color": COLORS[i % len(COLORS)],
+        "marker": MARKS[i % len(MARKS)],
+        "linestyle": LINES[i % len(LINES)],
+        "markersize": 5,
+        "linewidth": 1.5,
+    }
+
+
+def offset(i: int, count: int) -> float:
+    """Where the i-th of several that share a place is drawn: in [-1, 1], evenly."""
+    return 0.0 if count < 2 else 2 * i / (count - 1) - 1
+
+
+def finish(axes: Any, title: str = "") -> None:
+    """A title, two open sides, and the legend beside the axes."""
+    if title:
+        axes.set_title(title, loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def png(figure: Figure) -> bytes:

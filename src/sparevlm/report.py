@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, SupportsIndex, overload
 
 import torch
 from torch import Tensor
 
 from sparevlm.selection import reconstruction_curve, reconstruction_error, svd_bound
 from sparevlm.tokens import Reduction, VisualTokens
+
+SHOWN = 24  # pictures that a notebook shows of a report
+LISTED = 8  # lines of a report in a console
 
 
 class Timer:
@@ -124,6 +127,8 @@ class ImageReport:
         Tokens on average over the layers, with stages.
     pixels : Tensor [3, H, W] or None
         What the encoder saw, where that is one picture.
+    method : str
+        Name of the method; of two in turn, both.
     """
 
     before: int
@@ -141,6 +146,7 @@ class ImageReport:
     stages: dict[int, Tensor] | None = field(default=None, repr=False)
     average: float | None = None
     pixels: Tensor | None = field(default=None, repr=False)
+    method: str = ""
     _features: Tensor | None = field(default=None, repr=False)
     _merged: Tensor | None = field(default=None, repr=False)
     _residual: float | None = field(default=None, repr=False)
@@ -157,13 +163,35 @@ class ImageReport:
         What the language model got explains it: merged rows, for methods that merge. Its first
         layer, that is: 0 for methods that drop inside it.
         """
+        error = self._error()
+        self._features = self._merged = None
+        return error
+
+    def _error(self) -> float:
+        """The residual, with the features left to who shows a report before asking for a curve."""
         if self._residual is None:
-            if self._features is None:
-                self._residual = 0.0
-            else:
+            self._residual = 0.0
+            if self._features is not None:
                 self._residual = _unexplained(self._features, self.indices, self._merged)
-            self._features = self._merged = None
         return self._residual
+
+    @property
+    def caption(self) -> str:
+        """Method, tokens, residual and time in words."""
+        if self.stages is not None:  # the first layer got everything
+            return self._counted() + self._timed()
+        error = f"; {100 * self._error():.1f} % of the features' energy is not explained"
+        return self._counted() + error + self._timed()
+
+    def _counted(self) -> str:
+        who = f"{self.method}: " if self.method else ""
+        words = f"{who}{self.after} of {self.before} visual tokens"
+        if self.average is None:
+            return words
+        return f"{words} in the last layers, {self.average:.1f} on average"
+
+    def _timed(self) -> str:
+        return f"; chosen in {self.milliseconds:.1f} ms" if self.after < self.before else ""
 
     def reconstruction(self) -> tuple[Tensor, Tensor]:
         """How much is left unexplained after each pick, and the least that could be, unweighted.
@@ -198,6 +226,7 @@ class ImageReport:
         row: int,
         kind: str,
         shares: tuple[int, ...],
+        method: str,
     ) -> ImageReport:
         """Describe a reduction."""
         return cls(
@@ -213,18 +242,22 @@ class ImageReport:
             row=row,
             kind=kind,
             shares=shares,
+            method=method,
             _features=tokens.features.detach(),
             _merged=reduction.features,
         )
 
     @classmethod
     def untouched(
-        cls, tokens: VisualTokens, row: int, kind: str, shares: tuple[int, ...]
+        cls, tokens: VisualTokens, row: int, kind: str, shares: tuple[int, ...], method: str
     ) -> ImageReport:
         """Describe a picture of which everything was kept."""
         n = len(tokens)
         everything = torch.arange(n, device=tokens.features.device)
-        return cls(n, n, everything, 0.0, grid=tokens.grid, row=row, kind=kind, shares=shares)
+        return cls(
+            n, n, everything, 0.0, grid=tokens.grid, row=row, kind=kind, shares=shares,
+            method=method,
+        )  # fmt: skip
 
     def _repr_html_(self) -> str:
         """Notebooks show it as a picture."""
@@ -234,10 +267,27 @@ class ImageReport:
 
 
 class Report(list[ImageReport]):
-    """Reports of one call, which notebooks show as pictures."""
+    """Reports of one call: a list that notebooks show as pictures, and consoles as a line each."""
+
+    @overload
+    def __getitem__(self, at: SupportsIndex) -> ImageReport: ...
+    @overload
+    def __getitem__(self, at: slice) -> Report: ...
+    def __getitem__(self, at: SupportsIndex | slice) -> ImageReport | Report:
+        """One entry, or a part that shows itself as the whole does."""
+        return Report(super().__getitem__(at)) if isinstance(at, slice) else super().__getitem__(at)
+
+    def __repr__(self) -> str:
+        lines = [f"[{i}] {one._counted()}{one._timed()}" for i, one in enumerate(self[:LISTED])]
+        if len(self) > LISTED:
+            lines.append(f"... {len(self) - LISTED} more")
+        return "\n".join(lines) or "[] (no picture)"
 
     def _repr_html_(self) -> str:
-        return "".join(image._repr_html_() for image in self)
+        shown = "".join(image._repr_html_() for image in self[:SHOWN]) or "<p>no picture</p>"
+        if len(self) > SHOWN:
+            shown += f"<p>{len(self) - SHOWN} more: take a part, such as [{SHOWN}:]</p>"
+        return shown
 
 
 def _unexplained(features: Tensor, indices: Tensor, merged: Tensor | None) -> float:

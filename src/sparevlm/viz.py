@@ -6,8 +6,8 @@ Nothing here touches matplotlib's global state, so it may run in threads and ser
 from __future__ import annotations
 
 import base64
+import html
 import io
-import itertools
 import os
 from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from PIL import Image
 
-from sparevlm.figures import COLORS
+from sparevlm.figures import look
 from sparevlm.files import write_whole
 
 Box = tuple[float, float, float, float]
@@ -46,6 +46,10 @@ class Drawn(Protocol):
     scores: Any
     grid: tuple[int, int] | None
     pixels: Any
+
+    @property
+    def caption(self) -> str:
+        """What is said below."""
 
 
 # ---------------------------------------------------------------- what the model saw
@@ -186,7 +190,7 @@ def as_seen(report: Drawn) -> Image.Image:
 
 def report_html(report: Drawn) -> str:
     """A report as HTML with a picture, for notebooks; without a grid, its numbers alone."""
-    words = f"{report.after} of {report.before} visual tokens, {report.milliseconds:.1f} ms"
+    words = html.escape(report.caption)
     if report.grid is None:
         return f"<p>{words}</p>"
     held = io.BytesIO()
@@ -194,8 +198,8 @@ def report_html(report: Drawn) -> str:
     data = base64.b64encode(held.getvalue()).decode()
     return (
         '<figure style="display: inline-block; margin: 0 1em 1em 0">'
-        f'<img src="data:image/png;base64,{data}" alt="{words} kept" style="max-width: 24em">'
-        f"<figcaption>{words}</figcaption></figure>"
+        f'<img src="data:image/png;base64,{data}" alt="{words}" style="max-width: 24em">'
+        f'<figcaption style="max-width: 24em">{words}</figcaption></figure>'
     )
 
 
@@ -412,7 +416,9 @@ def residual_curve(report: Drawn, bound: Any = None) -> Figure:
     return figure
 
 
-def residual_curves(curves: Mapping[str, Any], bound: Any = None) -> Figure:
+def residual_curves(
+    curves: Mapping[str, Any], bound: Any = None, looks: Sequence[int] | None = None
+) -> Figure:
     """Draw how much of the features several methods leave unexplained, token by token.
 
     Parameters
@@ -422,6 +428,8 @@ def residual_curves(curves: Mapping[str, Any], bound: Any = None) -> Figure:
         `ImageReport.reconstruction` gives.
     bound : Tensor or sequence [m], or None
         See `residual_curve`.
+    looks : sequence of int, or None
+        Which of our colours and line styles each has; None: the first ones.
 
     Returns
     -------
@@ -435,18 +443,21 @@ def residual_curves(curves: Mapping[str, Any], bound: Any = None) -> Figure:
     if not curves:
         raise ValueError("there are no curves to draw: give at least one")
     arrays = {name: _numbers(curve).astype(np.float64) for name, curve in curves.items()}
-    return _residual_plot(arrays, bound)[0]
+    return _residual_plot(arrays, bound, looks)[0]
 
 
-def _residual_plot(curves: Mapping[str, np.ndarray], bound: Any) -> tuple[Figure, Any]:
+def _residual_plot(
+    curves: Mapping[str, np.ndarray], bound: Any, looks: Sequence[int] | None = None
+) -> tuple[Figure, Any]:
     figure = _figure(6.4, 4.2)
     axes = figure.add_subplot()
     last = max(len(curve) for curve in curves.values()) - 1
-    for (name, curve), color in zip(curves.items(), itertools.cycle(COLORS), strict=False):
-        axes.plot(
-            range(len(curve)), curve, color=color, linewidth=2,
-            marker="o" if last <= 40 else None, markersize=4, label=name, zorder=3,
-        )  # fmt: skip
+    chosen = range(len(curves)) if looks is None else looks
+    for i, (name, curve) in zip(chosen, curves.items(), strict=True):
+        style = look(i) | {"linewidth": 2, "markersize": 4}
+        if last > 40:
+            style["marker"] = None
+        axes.plot(range(len(curve)), curve, label=name, zorder=3, **style)
     lines = list(curves.values())
     if bound is not None:
         lowest = _numbers(bound).astype(np.float64)

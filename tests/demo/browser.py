@@ -24,10 +24,10 @@ PATIENCE = 40  # seconds
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[str]:
+def served(folder: Path, *words: str) -> Iterator[str]:
     """The command on a free port; its address."""
     log = folder / "log"
-    command = [sys.executable, "-m", "sparevlm", "demo", "--port", "0"]
+    command = [sys.executable, "-m", "sparevlm", "demo", "--port", "0", *words]
     with (
         log.open("w") as stream,
         subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT) as process,
@@ -120,6 +120,34 @@ class Visitor:
             "return [...document.querySelectorAll('.sv-' + arguments[0] + ' .sv-cells rect')]"
             ".flatMap((cell, token) => cell.style.display === 'none' ? [] : [token])",
             side,
+        )
+
+    def dim(self) -> list[str]:
+        """What is shown as out of date: a class, and the side that it belongs to."""
+        return self.driver.execute_script(
+            "return [...document.querySelectorAll('.sv-said, .sv-panel, .sv-curves')]"
+            ".filter((e) => e.getAttribute('aria-busy') === 'true'"
+            " && Number(getComputedStyle(e).opacity) < 0.5)"
+            ".map((e) => e.closest('[id^=sv-]').id)"
+        )
+
+    def box(self, selector: str) -> dict[str, float]:
+        """Where something is: left, top, right, bottom, in pixels."""
+        script = "return document.querySelector(arguments[0]).getBoundingClientRect().toJSON()"
+        return self.driver.execute_script(script, selector)
+
+    def broken(self) -> list[str]:
+        """Pictures that the browser draws its mark of a broken one for."""
+        return self.driver.execute_script(
+            "return [...document.images].filter((i) => i.src && i.complete && !i.naturalWidth"
+            " && i.getClientRects().length).map((i) => i.src)"
+        )
+
+    def working(self) -> list[str]:
+        """Where signs of work are."""
+        return self.driver.execute_script(
+            "return [...document.querySelectorAll('[data-testid=status-tracker]:not(.hide)')]"
+            ".map((e) => e.parentElement.id)"
         )
 
     def drag(self, keep: int) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import threading
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from sparevlm import hf, list_methods
+from sparevlm.demo import panel
 from sparevlm.demo.explorer import Explorer, Look
 from sparevlm.demo.scenes import examples
 from sparevlm.methods import get_method, method_class
@@ -96,3 +99,44 @@ def test_preview_is_what_attach_keeps(explorer, look) -> None:
     assert report.indices.equal(handle.report[0].indices)
     with pytest.raises(ValueError, match="inside the language model"):
         hf.preview(get_method("fastv", 0.9), model, look.inputs)
+
+
+def test_settings_of_methods(explorer, look) -> None:
+    """They decide what is kept and answered, and the method's name says them."""
+    fields = {"spare": {"guidance": "none", "exponent": 1}, "divprune": {}}
+    other = Explorer(*hf.load("pocket"), fields=fields)
+    assert other.label("spare") == "SPARE(guidance='none', exponent=1)"
+    assert other.label("divprune") == "DivPrune" and explorer.label("spare") == "SPARE"
+    with get_method("spare", 12, guidance="none", exponent=1.0)(hf.load("pocket")[0]) as handle:
+        handle.model(**look.inputs)
+    kept = other.said(look, "spare", 12).report.indices
+    assert kept.equal(handle.report[0].indices)
+    assert not kept.equal(explorer.said(look, "spare", 12).report.indices)
+    shown = [token for token, rank in enumerate(other.ranks(look, "spare").ranks) if 0 <= rank < 12]
+    assert shown == kept.tolist()
+    with pytest.raises(ValueError, match="strength must be"):
+        Explorer(None, None, fields={"spare": {"strength": 3}})
+
+
+def test_scenes_flatter_no_method(explorer) -> None:
+    """With the page's first budget each of the two is wrong once where the other is right."""
+    right = []
+    for example in examples()[:4]:
+        seen = explorer.look(example.picture, example.question)
+        assert seen.full.text == example.answer
+        said = [explorer.said(seen, name, 12).answer.text for name in ("spare", "divprune")]
+        right.append([text == example.answer for text in said])
+    assert right == [[False, True], [True, False], [True, True], [False, False]]
+
+
+def test_figures_of_the_page_are_those_of_the_table() -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    table = {row[0]: row[1:] for row in rows if len(row) == 7}
+    found = re.findall(r"([\d.]+) %", panel.ABOUT)
+    spare, divprune, random = table["SPARE"], table["DivPrune"], table["random (three seeds)"]
+    assert found == [
+        table["all 196"][0], spare[3], divprune[3], random[3], spare[2], divprune[2],
+    ]  # fmt: skip
+    assert float(spare[2]) < float(divprune[2]) and float(spare[3]) < float(divprune[3])
+    assert "2,000 test questions about plain scenes" in text and "2,000 questions" in panel.ABOUT

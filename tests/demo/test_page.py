@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -44,6 +45,13 @@ def test_begins_with_an_answer(visitor, explorer) -> None:
     for side, one in zip("ab", said, strict=True):
         assert visitor.kept(side) == one.report.indices.tolist()
     assert visitor.texts(".sv-count") == ["12 of 196 tokens"] * 2
+    assert f"the right answer is {first.answer}" in visitor.one(".sv-full").text
+    assert re.search(
+        r"[\d.]+ ms to the first token, [\d.]+ ms of it choosing", visitor.one("#sv-said-a").text
+    )
+    assert "of the features\u2019 energy is not explained" in visitor.one(".sv-a .sv-left").text
+    assert "Compare with" in visitor.one("#sv-method-b").text
+    assert visitor.dim() == []
     assert visitor.complaints() == []
     visitor.shot("begin")
 
@@ -73,6 +81,116 @@ def test_dragging_changes_answers(visitor, explorer) -> None:
     found = explorer.said(look, "spare", 3).answer.text
     assert visitor.one("#sv-said-a .sv-answer").text == found
     assert visitor.one(".sv-full .sv-answer").text == look.full.text
+
+
+def test_what_is_out_of_date_is_dim(visitor) -> None:
+    """Answers belong to the settings that they were asked with."""
+    visitor.driver.set_network_conditions(latency=1500, throughput=2**20)
+    visitor.drag(40)
+    until(lambda: visitor.texts(".sv-count") == ["40 of 196 tokens"] * 2)
+    assert sorted(visitor.dim()) == ["sv-said-a", "sv-said-b"]
+    assert "12 tokens" in visitor.one("#sv-said-a").text
+    until(lambda: visitor.working() == ["sv-working"])  # one sign of work, not one a part
+    assert visitor.one("#sv-working [role=status]").is_displayed()
+    visitor.shot("asking")
+    until(lambda: not visitor.dim())
+    assert "SPARE, 40 tokens" in visitor.one("#sv-said-a").text
+    until(lambda: not visitor.working())
+    assert not visitor.one("#sv-working [role=status]").is_displayed()
+    visitor.drag(41)
+    until(lambda: len(visitor.dim()) == 2)
+    visitor.drag(40)  # back to what was answered
+    until(lambda: not visitor.dim())
+
+
+def test_a_question_that_is_not_asked_yet_makes_answers_dim(visitor) -> None:
+    box = visitor.one("#sv-question textarea")
+    parts = [
+        "sv-full",
+        *(f"sv-{part}-{side}" for part in ("said", "panel") for side in "ab"),
+        "sv-curve",
+    ]
+    box.send_keys("x")
+    until(lambda: sorted(visitor.dim()) == sorted(parts))
+    box.send_keys(Keys.BACKSPACE)
+    until(lambda: not visitor.dim())
+    box.send_keys(Keys.ENTER)
+    until(lambda: not visitor.working() and not visitor.dim())
+
+
+def test_another_method_makes_its_side_dim(visitor) -> None:
+    visitor.driver.set_network_conditions(latency=1500, throughput=2**20)
+    choose = visitor.one("#sv-method-b input")
+    choose.send_keys(Keys.CONTROL + "a")
+    choose.send_keys("uniform" + Keys.ENTER)
+    until(lambda: sorted(visitor.dim()) == ["sv-curve", "sv-panel-b", "sv-said-b"])
+    visitor.drag(50)  # meanwhile
+    until(lambda: "UniformGrid, 50 tokens" in visitor.one("#sv-said-b").text)
+    until(lambda: not visitor.dim())
+    assert visitor.texts(".sv-count") == ["50 of 196 tokens"] * 2  # the slider stayed
+    assert visitor.one("#sv-keep input[type=number]").get_attribute("value") == "50"
+
+
+def test_says_what_the_model_is_worth(visitor) -> None:
+    about = visitor.one("#sv-about").text
+    assert "answers to a photograph is worth nothing" in about
+    assert "SPARE loses to DivPrune here" in about
+    assert not visitor.all(".sv-worth")  # of a drawn scene the answer is worth what it says
+
+
+def test_both_methods_are_in_the_first_screen(address) -> None:
+    with browser(1280, 800) as someone:
+        someone.open(address)
+        both = ("#sv-method-", ".sv-panel.sv-", "#sv-said-")
+        sides = [part + side for part in both for side in "ab"]
+        for part in ("#sv-question button", "#sv-keep", "#sv-full", *sides):
+            box = someone.box(part)
+            assert 0 <= box["top"] < box["bottom"] <= 800 and box["width"] > 20, part
+        someone.shot("first-screen")
+
+
+def test_a_phone_begins_with_pictures_and_slider(address) -> None:
+    with browser(390, 844) as someone:
+        someone.open(address)
+        parts = ("#sv-keep", ".sv-a svg", ".sv-b svg")
+        assert all(
+            0 <= someone.box(part)["top"] < someone.box(part)["bottom"] <= 844 for part in parts
+        )
+        answers, settings = someone.box("#sv-said-a"), someone.box("#sv-picture")
+        assert someone.box(".sv-a svg")["bottom"] < answers["top"] < settings["top"]
+        someone.shot("first-screen-phone")
+
+
+@pytest.mark.parametrize("width", [320, 390, 641, 800, 1024, 1279, 1280])
+def test_text_in_plots_is_legible(address, width) -> None:
+    script = (
+        "return [...document.querySelectorAll('.sv-curve text, .sv-numbers text')]"
+        ".filter((t) => t.textContent && t.getClientRects().length && t.getScreenCTM())"
+        ".map((t) => [t.textContent, parseFloat(getComputedStyle(t).fontSize)"
+        " * Math.hypot(t.getScreenCTM().a, t.getScreenCTM().b)])"
+    )
+    with browser(width, 900) as someone:
+        someone.open(address)
+        someone.all("#sv-view input[type=radio]")[1].click()
+        until(lambda: "from yellow" in someone.one(".sv-a .sv-view").text)
+        found = someone.driver.execute_script(script)
+        assert {"SPARE", "DivPrune", "visual tokens kept"} <= {text for text, _ in found}
+        assert min(size for _, size in found) >= 11, found
+        numbers = [text for text, _ in found if text == "12"]
+        assert len(numbers) == (2 if width == 1280 else len(numbers))
+
+
+def test_methods_with_other_settings(tmp_path, explorer) -> None:
+    words = ("--set", "spare.guidance=none", "--set", "spare.exponent=1")
+    with served(tmp_path, *words) as url, browser() as someone:
+        someone.open(url)
+        name = "SPARE(guidance='none', exponent=1)"
+        assert f"{name}, 12 tokens" in someone.one("#sv-said-a").text
+        assert name in someone.one(".sv-a figcaption").text
+        first = examples()[0]
+        other = Explorer(*hf.load("pocket"), fields={"spare": {"guidance": "none", "exponent": 1}})
+        said = other.said(other.look(first.picture, first.question), "spare", 12)
+        assert someone.kept("a") == said.report.indices.tolist()
 
 
 def test_keyboard(visitor) -> None:
@@ -105,18 +223,22 @@ def test_views(visitor) -> None:
 
 
 def test_another_method_beside(visitor, address) -> None:
-    visitor.open(f"{address}?methods=fastervlm,visionzip&keep=9&picture=dense-1")
+    visitor.open(f"{address}?methods=fastervlm,visionzip&keep=9&picture=dense-2")
     assert [line.split(",")[0] for line in visitor.texts(".sv-said strong")[1:]] == [
         "FasterVLM", "VisionZip",
     ]  # fmt: skip
     until(lambda: len(visitor.kept("b")) == 9)
+    visitor.open(f"{address}?methods=visionzip,fastervlm&keep=9&picture=dense-2")
+    drawn = visitor.one("#sv-curve").get_attribute("innerHTML")
+    assert "#d55e00" in drawn and "#0072b2" not in drawn  # the line's colour is its side's
+    visitor.open(f"{address}?methods=fastervlm,visionzip&keep=9&picture=dense-2")
     visitor.drag(30)  # VisionZip has no order for all budgets: it is asked
     until(lambda: len(visitor.kept("b")) == 30)
     assert len(visitor.kept("a")) == 30
 
 
 def test_the_address_is_the_settings(visitor, address) -> None:
-    visitor.all("#sv-examples button, #sv-examples .gallery-item")[3].click()
+    visitor.all("#sv-examples button, #sv-examples .gallery-item")[4].click()
     until(lambda: "plain-3" in visitor.driver.current_url)
     visitor.drag(40)
     until(lambda: "SPARE, 40 tokens" in visitor.one("#sv-said-a").text)
@@ -128,7 +250,7 @@ def test_the_address_is_the_settings(visitor, address) -> None:
         assert other.answers() == visitor.answers()
         assert other.kept("a") == visitor.kept("a")
         value = other.one("#sv-question textarea").get_attribute("value")
-        assert value == examples()[3].question
+        assert value == examples()[4].question
 
 
 def test_an_upload(visitor, explorer, tmp_path) -> None:
@@ -141,7 +263,8 @@ def test_an_upload(visitor, explorer, tmp_path) -> None:
     said = explorer.said(look, "spare", 12)
     until(lambda: visitor.kept("a") == said.report.indices.tolist())
     assert visitor.answers()[:2] == [look.full.text, said.answer.text]
-    assert "right:" not in visitor.one(".sv-full").text
+    assert "the right answer" not in visitor.one(".sv-full").text
+    assert "knows drawn scenes only" in visitor.one(".sv-full .sv-worth").text
     assert "picture" not in parse_qs(urlsplit(visitor.driver.current_url).query)
     visitor.shot("upload")
 
@@ -152,7 +275,9 @@ def test_a_broken_upload_is_a_sentence(visitor, tmp_path) -> None:
     visitor.upload(broken)
     refusal = visitor.refusal()
     assert "this file" in refusal.lower() and "/" not in refusal
+    until(lambda: not visitor.broken())
     visitor.shot("broken")
+    assert visitor.texts("[role=alert].sv-refused")  # the picture goes, the sentence stays
     visitor.all("#sv-examples button, #sv-examples .gallery-item")[1].click()
     assert visitor.answers()  # and it goes on
 

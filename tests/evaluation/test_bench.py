@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -13,14 +15,15 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.stats import binomtest
 
-from sparevlm import cli, evaluation, load
-from sparevlm.evaluation import loop, make_settings, pocket_items, read_items
-from sparevlm.evaluation.statistics import interval, relative, same, yes_no_f1
+from sparevlm import cli, evaluation, figures, load
+from sparevlm.evaluation import loop, make_settings, plots, pocket_items, read_items
+from sparevlm.evaluation.statistics import interval, relative, same, score_interval, yes_no_f1
 from sparevlm.pocket.questions import sample, skills
 from tests.families import BUILDERS
 
-PLOTS = ("accuracy", "residual")
+PLOTS = ("accuracy", "difference", "residual")
 
 
 def bench(out, *words):
@@ -58,10 +61,13 @@ def test_what_a_run_writes(finished):
     skills = {sample("test", i)[1].skill for i in range(20)}
     assert set(few["skills"]) == skills
     page = (finished / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 2
+    assert page.count("data:image/png;base64,") == 3
     # the gallery: six questions, with all tokens and by each method at the last budget
     assert page.count("data:image/jpeg;base64,") == 6 * 7 and sample("test", 3)[1].text in page
-    assert page.count("<tr>") == 1 + len(by) + 1 + 6
+    assert page.count("<tr>") == 2 * (1 + len(by)) + 1 + 6
+    low, high = few["interval"]
+    assert low < few["accuracy"] <= high
+    assert f"<td>{100 * few['accuracy']:.1f} [{100 * low:.1f}, {100 * high:.1f}]</td>" in page
     assert (
         "http:" not in page
         and "https:" not in page
@@ -70,6 +76,90 @@ def test_what_a_run_writes(finished):
     assert not list(finished.glob("*.partial"))
     report = (finished / "report.md").read_text()
     assert report.count("\n| ") == 1 + len(by) and "| divprune | 12 |" in report
+
+
+def test_every_header_is_explained(finished):
+    found = json.loads((finished / "results.json").read_text())
+    page = (finished / "report.html").read_text()
+    heads = re.findall(r'<th scope="col">(.*?)<small>(.*?)</small></th>', page)
+    assert len(heads) == page.count('<th scope="col">') == 12 + 2 + len(found["skill_questions"])
+    assert all(name and words for name, words in heads)
+    assert sum(found["skill_questions"].values()) == 20
+    text = (finished / "report.md").read_text()
+    for name, words in heads:
+        assert f"- {html.unescape(name)}: " in text or f"{name} ({words})" in text
+
+
+def summary_of(*points):
+    """A run of 40 questions, as `results` gives it: (method, tokens, accuracy, against SPARE)."""
+    levels = [("all tokens", "", 196, 1.0, None), ("no-image", "", 0, 0.2, None)]
+    rows = levels + [(name, str(k), k, share, against) for name, k, share, against in points]
+    settings = [
+        {
+            "method": name, "budget": budget, "tokens": k, "accuracy": share,
+            "residual": 1 / (k + 1), "interval": score_interval(np.arange(40) < 40 * share),
+            "skills": {},
+            "against": {} if against is None else {"spare": against},
+        }
+        for name, budget, k, share, against in rows
+    ]  # fmt: skip
+    return {"questions": 40, "settings": settings}
+
+
+def bars(axes, name):
+    """Middles [(x, y)] and ends [(low, high)] of a method's error bars."""
+    (drawn,) = [one for one in axes.containers if one.get_label() == name]
+    line, _, (whiskers,) = drawn
+    ends = [(piece[0][1], piece[1][1]) for piece in whiskers.get_segments()]
+    return list(zip(*line.get_data(), strict=True)), ends, line
+
+
+def test_plots_have_the_intervals_of_the_tables():
+    same_as = [("spare", k, 0.9, None) for k in (44, 11)]
+    level = [("divprune", k, 0.9, [0.0, -0.05, 0.04]) for k in (44, 11)]
+    summary = summary_of(*same_as, *level)
+    (axes,) = plots.accuracy_plot(summary).axes
+    low, high = score_interval(np.arange(40) < 36)
+    for name in ("spare", "divprune"):
+        points, ends, _ = bars(axes, name)
+        assert [y for _, y in points] == [90, 90]
+        assert np.allclose(ends, [(100 * low, 100 * high)] * 2)
+    assert "40 questions" in axes.get_title(loc="left")
+    (axes,) = plots.difference_plot(summary).axes
+    points, ends, _ = bars(axes, "divprune")
+    assert [y for _, y in points] == [0, 0] and np.allclose(ends, [(-5, 4)] * 2)
+    assert axes.get_title(loc="left") == "How far from spare, on the same questions"
+    (axes,) = plots.residual_plot(summary).axes
+    assert np.allclose(bars(axes, "spare")[1], [(100 * low, 100 * high)] * 2)
+    assert axes.get_title(loc="left")
+
+
+def test_lines_that_coincide_are_told_apart():
+    """Every pair differs in place by more than a mark's width, in colour, mark or line."""
+    names = [*(f"m{i}" for i in range(9)), "spare"]
+    summary = summary_of(*((name, k, 0.5, [0, 0, 0]) for name in names for k in (22, 20, 11)))
+    figure = plots.accuracy_plot(summary)
+    figures.png(figure)
+    (axes,) = figure.axes
+    seen = [bars(axes, name) for name in names]
+    lines = [line for _, _, line in seen]
+    looks = {(one.get_color(), one.get_marker(), str(one.get_linestyle())) for one in lines}
+    assert len(looks) == len(names)
+    places = sorted(axes.transData.transform(points[0])[0] for points, _, _ in seen)
+    assert min(np.diff(places)) > 2  # pixels
+    for points, _, _ in seen:  # no point comes nearer to another budget than to its own
+        assert abs(np.log(points[0][0] / 11)) < abs(np.log(points[0][0] / 20))
+    assert plots.difference_plot(summary_of(("divprune", 11, 0.5, None))) is None
+
+
+def test_few_questions_have_no_bars():
+    assert score_interval(np.ones(9)) is None
+    summary = summary_of(("spare", 11, 0.9, None), ("divprune", 11, 0.9, [0.0, None, None]))
+    for setting in summary["settings"]:
+        setting["interval"] = None
+    for plot in (plots.accuracy_plot, plots.difference_plot, plots.residual_plot):
+        (axes,) = plot(summary).axes
+        assert not any(one.has_yerr for one in axes.containers)
 
 
 def test_every_answer_is_written_and_counted(finished):
@@ -243,7 +333,7 @@ def test_an_empty_question_is_not_asked(tmp_path, capsys):
     assert bench(tmp_path / "out", "--task", task, "--keep", 8) == 0
     assert "1 question was left out" in capsys.readouterr().out
     report = (tmp_path / "out" / "report.md").read_text()
-    assert "row 1: its question is empty" in report and "1 question; " in report
+    assert "row 1: its question is empty" in report and "1 question, asked with " in report
 
 
 def test_progress_where_no_terminal_is(tmp_path, capsys):
@@ -348,6 +438,10 @@ def test_statistics():
     mean, low, high = interval(ours, theirs)
     assert mean == pytest.approx(0.1) and 0.03 < low < 0.1 < high < 0.17
     assert interval(ours, ours) == (0, 0, 0)
+    for right, n in ((60, 100), (10, 10), (0, 12)):
+        outcomes = np.arange(n) < right
+        wilson = binomtest(right, n).proportion_ci(method="wilson")
+        assert score_interval(outcomes) == pytest.approx((wilson.low, wilson.high), abs=1e-6)
     said, answers = ["yes", "yes", "no", "no", "red"], ["yes", "no", "yes", "no", "red"]
     assert yes_no_f1(said, answers) == pytest.approx(0.5)
     assert yes_no_f1(["red"], ["red"]) is None

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from sparevlm.commands.fields import add_set, read_set
 from sparevlm.commands.terminal import progress, quiet
 
 LOOPBACK = "127.0.0.1"
@@ -35,6 +36,7 @@ def add_demo(commands: Any) -> None:
     )
     add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), help="of the model")
     add("--device", metavar="NAME", help="cpu, cuda, ... (default: an accelerator)")
+    add_set(add)
     demo.set_defaults(run=_demo)
 
 
@@ -50,14 +52,18 @@ def _demo(args: argparse.Namespace) -> str:
 
         from sparevlm import hf
         from sparevlm.demo import page
-        from sparevlm.demo.explorer import Explorer
+        from sparevlm.demo.explorer import Explorer, check_fields
+        from sparevlm.methods import list_methods
+
+        fields = read_set(args.set, list_methods(inside=None))
+        check_fields(fields)  # before anything is loaded
 
         with quiet():
             progress(f"loading {args.model}")
             model, processor = hf.load(args.model, dtype=args.dtype, device=args.device)
         drawn = Path(folder) / "drawn"
         drawn.mkdir()
-        blocks = page.Page(Explorer(model, processor), drawn, args.model).build()
+        blocks = page.Page(Explorer(model, processor, fields=fields), drawn, args.model).build()
         try:
             _, url, _ = blocks.launch(
                 server_name=args.host, server_port=args.port or None, share=False, quiet=True,

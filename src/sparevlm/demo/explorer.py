@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sparevlm import asking, hf
-from sparevlm.methods import get_method, method_class
+from sparevlm.methods import get_method, method_class, read_method
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from PIL import Image
 
     from sparevlm.hf import ImageReport
+    from sparevlm.methods import PruningMethod
 
 
 @dataclass(frozen=True)
@@ -75,12 +78,35 @@ class Explorer:
         As `sparevlm.load` gives them.
     max_new_tokens : int
         Longest answer.
+    fields : mapping or None
+        Settings of methods, by their names: ``{"spare": {"strength": 0.5}}``.
+
+    Raises
+    ------
+    ValueError
+        If a method does not take its settings.
     """
 
-    def __init__(self, model: Any, processor: Any, max_new_tokens: int = 64) -> None:
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        max_new_tokens: int = 64,
+        fields: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
         self.processor = processor
+        self._fields = {name: dict(values) for name, values in (fields or {}).items()}
+        check_fields(self._fields)
         self._model, self._longest = model, max_new_tokens
         self._lock = threading.Lock()  # a model is pruned for one call at a time
+
+    def label(self, name: str) -> str:
+        """A method's class, with the settings that it was given."""
+        given = ", ".join(f"{key}={value!r}" for key, value in self._fields.get(name, {}).items())
+        return method_class(name).__name__ + (f"({given})" if given else "")
+
+    def _method(self, name: str, keep: int) -> PruningMethod:
+        return read_method(name, keep, self._fields.get(name))
 
     def look(self, picture: Image.Image, question: str) -> Look:
         """Ask with all tokens.
@@ -108,7 +134,7 @@ class Explorer:
             return None
         most = look.tokens - 1
         while most > 0:
-            method = get_method(name, most)
+            method = self._method(name, most)
             with self._lock:
                 (report,) = hf.preview(
                     method, self._model, look.inputs, tokenizer=self.processor.tokenizer,
@@ -133,7 +159,7 @@ class Explorer:
         ValueError
             If the method does not work with this model, or not with this budget.
         """
-        method = get_method(name, keep)
+        method = self._method(name, keep)
         with (
             self._lock,
             method.attach(
@@ -142,3 +168,11 @@ class Explorer:
         ):
             answer = asking.answer(self._model, self.processor, look.inputs, self._longest, handle)
         return Said(answer, answer.report[0])
+
+
+def check_fields(fields: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise ValueError unless each method takes its settings, and the page can show it."""
+    for name, values in fields.items():
+        if values.get("per") == "tile":
+            raise ValueError("per='tile' cannot be shown: the page has one budget for a picture")
+        read_method(name, 1.0, values)

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL import Image
 
+# With 12 tokens SPARE is wrong about the first and DivPrune about the second, neither about the
+# third, both about the fourth: none is there to flatter a method.
 _DRAWN = (
-    ("pictograms", 6), ("plain", 9), ("dense", 1), ("plain", 3), ("dense", 5), ("pictograms", 4),
+    ("pictograms", 3), ("pictograms", 6), ("plain", 9), ("dense", 2), ("plain", 3), ("dense", 8),
 )  # fmt: skip
 
 

@@ -82,8 +82,10 @@ class Gallery:
             return ""
         names = "".join(f"<th>{html.escape(f'{s.name} {s.budget}')}</th>" for s in chosen)
         return (
-            '<h2>Some of the questions</h2>\n<div><table class="gallery">'
-            f"<thead><tr><th></th>{names}</tr></thead><tbody>\n{''.join(lines)}</tbody></table></div>\n"
+            "<h2>Some of the questions</h2>\n<p>The first ones; in bold the right answer. Bright "
+            "patches are those that the method keeps at the last budget.</p>\n"
+            '<div><table class="gallery">'
+            f"<thead><tr><th>question</th>{names}</tr></thead><tbody>\n{''.join(lines)}</tbody></table></div>\n"
         )
 
     def _image(self, setting: Setting, item: Item) -> str:

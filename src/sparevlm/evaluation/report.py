@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,43 @@ from typing import Any
 import numpy as np
 
 from sparevlm.evaluation.loop import SCHEMA, Answered, Setting
-from sparevlm.evaluation.plots import accuracy_plot, residual_plot
+from sparevlm.evaluation.plots import accuracy_plot, difference_plot, residual_plot
 from sparevlm.evaluation.statistics import (
     FEW,
     Outcomes,
     interval,
     relative,
     same,
+    score_interval,
     yes_no_f1,
 )
 from sparevlm.evaluation.tasks import Item
 from sparevlm.figures import png
 from sparevlm.files import write_files
 
+Column = tuple[str, str]
+"""Its name, and what it says."""
+
 _AGAINST = ("spare", "random")
+COLUMNS: tuple[Column, ...] = (
+    ("kept by", "the method"),
+    ("budget", "as asked for"),
+    ("tokens", "of a picture that are kept, on average"),
+    ("right", "% of the answers"),
+    ("of unpruned", "% of what is right with all tokens"),
+    ("above no image", "% of what the picture adds to no picture"),
+    ("from SPARE", "points of right answers more than SPARE of that budget"),
+    ("from random", "points more than random tokens"),
+    ("agrees", "% of answers that are those with all tokens"),
+    ("residual", "share of the features' energy that is not explained"),
+    ("selection ms", "of choosing, a question's share of its batch"),
+    ("first token ms", "of encoder, choosing and prefill, likewise"),
+)
+PLOTS = {
+    "accuracy.png": "right answers against visual tokens kept",
+    "difference.png": "differences of right answers on the same questions",
+    "residual.png": "right answers against the error of reconstruction",
+}
 
 
 def results(
@@ -67,6 +91,7 @@ def results(
             "budget": budget,
             "seeds": len(members),
             "accuracy": float(outcome.mean()),
+            "interval": score_interval(outcome),
             "skills": _by_skill(asked, outcome),
             "relative": plain,
             "relative_above_no_image": above,
@@ -84,8 +109,9 @@ def results(
             "residual": float(np.mean([a.residual for a in flat])),
         })  # fmt: skip
     left_out = {str(row): why for row, why in sorted(odd.items())}
+    counts = Counter(item.skill for item in asked if item.skill)
     return {"schema": SCHEMA, "about": about, "questions": len(asked), "left_out": left_out,
-            "settings": rows}  # fmt: skip
+            "skill_questions": dict(counts), "settings": rows}  # fmt: skip
 
 
 def difference(ours: Outcomes, theirs: Outcomes) -> list[float | None]:
@@ -111,8 +137,12 @@ def write_report(summary: dict[str, Any], out: Path, gallery: str = "") -> None:
 
     `gallery` is HTML for the page.
     """
-    plots = {"accuracy.png": accuracy_plot(summary), "residual.png": residual_plot(summary)}
-    drawn = {name: png(figure) for name, figure in plots.items()}
+    figures = {
+        "accuracy.png": accuracy_plot(summary),
+        "difference.png": difference_plot(summary),
+        "residual.png": residual_plot(summary),
+    }
+    drawn = {name: png(figure) for name, figure in figures.items() if figure is not None}
     files = {
         "results.json": (json.dumps(summary, indent=1) + "\n").encode(),
         "report.md": markdown(summary).encode(),
@@ -124,29 +154,39 @@ def write_report(summary: dict[str, Any], out: Path, gallery: str = "") -> None:
 
 def page(summary: dict[str, Any], plots: dict[str, bytes], gallery: str = "") -> str:
     """The report as one HTML file, plots inside."""
-    head, rows = table(summary)
-    title = html.escape(f"{summary['about']['task']}, {summary['about']['model']}")
-    cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n"
-        for row in rows
-    )
     pictures = "".join(
-        f'<img alt="{html.escape(name)}" src="data:image/png;base64,'
-        f'{base64.b64encode(data).decode()}">\n'
+        f'<img alt="{PLOTS[name]}" src="data:image/png;base64,{base64.b64encode(data).decode()}">\n'
         for name, data in plots.items()
     )
     left = "".join(
         f"<li>row {row}: {html.escape(why)}</li>" for row, why in summary["left_out"].items()
     )
+    tables = [_table("All questions", *table(summary))]
+    if any(s["skills"] for s in summary["settings"]):
+        tables.append(_table("By skill", *skill_table(summary)))
     return _PAGE.format(
-        title=title,
+        title=html.escape(_title(summary)),
         words=html.escape(_words(summary)),
         pictures=pictures,
-        head=cells,
-        body=body,
+        tables="".join(tables),
         gallery=gallery + _as_list(_schedules(summary)[3:]),
         left=f"<h2>Left out</h2><ul>{left}</ul>" if left else "",
+    )
+
+
+def _table(title: str, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> str:
+    """A table whose headers say what they mean."""
+    head = "".join(
+        f'<th scope="col">{html.escape(name)}<small>{html.escape(words)}</small></th>'
+        for name, words in columns
+    )
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n"
+        for row in rows
+    )
+    return (
+        f"<h2>{title}</h2>\n<div><table><thead><tr>{head}</tr></thead><tbody>\n"
+        f"{body}</tbody></table></div>\n"
     )
 
 
@@ -163,40 +203,60 @@ _PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width">
 <title>{title}</title>
 <style>
-body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem; color: #222; }}
-img {{ max-width: 100%; width: 44rem; display: block; margin: 1rem 0; }}
+body {{ font: 15px/1.5 system-ui, sans-serif; margin: 1.5rem 2rem; color: #222; }}
+h1 {{ margin: 0; }}
+p {{ max-width: 60rem; }}
+img {{ max-width: 100%; }}
 div {{ overflow-x: auto; }}
-.plots {{ display: flex; flex-wrap: wrap; gap: 2rem; }}
-table {{ border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #ddd; }}
+.plots {{
+  display: grid; gap: 1rem 2rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(34rem, 100%), 1fr));
+}}
+.plots img {{ width: 100%; }}
+table {{ border-collapse: collapse; width: 100%; }}
+table {{ font-size: 13px; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: .3rem .5rem; text-align: right; border-bottom: 1px solid #ddd; }}
+thead th {{ vertical-align: top; }}
+th small {{ display: block; font-weight: normal; font-size: 12px; line-height: 1.25; color: #555; }}
 td {{ white-space: nowrap; }}
-th:first-child, td:first-child {{ text-align: left; }}
-.gallery th, .gallery td {{ text-align: left; vertical-align: top; min-width: 8rem; }}
-.gallery img {{ width: 9rem; margin: 0 0 .3rem; }}
-.gallery tbody th {{ font-weight: normal; }}
+th:first-child, td:first-child {{ text-align: left; position: sticky; left: 0; background: white; }}
+.gallery th, .gallery td {{ text-align: left; vertical-align: top; }}
+.gallery td {{ min-width: 7rem; }}
+.gallery img {{ width: 100%; max-width: 14rem; margin: 0 0 .3rem; display: block; }}
+.gallery tbody th {{ font-weight: normal; min-width: 9rem; }}
+@media (max-width: 40rem) {{ body {{ margin: 1rem; }} }}
 </style>
 <h1>{title}</h1>
 <p>{words}</p>
 <div class="plots">{pictures}</div>
-<div><table><thead><tr>{head}</tr></thead><tbody>
-{body}</tbody></table></div>
-{gallery}{left}
+{tables}{gallery}{left}
 </html>
 """
 
 
 def markdown(summary: dict[str, Any]) -> str:
     """The report as text: one line a method and budget, in percent."""
-    head, rows = table(summary)
+    columns, rows = table(summary)
+    skills, by_skill = skill_table(summary)
+    head = [name for name, _ in (*columns, *skills[2:])]
     lines = [
-        f"# {summary['about']['task']}, {summary['about']['model']}",
+        f"# {_title(summary)}",
         "",
         _words(summary),
         "",
         "| " + " | ".join(head) + " |",
         "|" + "---|" * len(head),
-        *("| " + " | ".join(row) + " |" for row in rows),
+        *(
+            "| " + " | ".join([*row, *more[2:]]) + " |"
+            for row, more in zip(rows, by_skill, strict=True)
+        ),
+        "",
+        *(f"- {name}: {words}" for name, words in columns),
     ]
+    if skills[2:]:
+        lines.append(
+            "- the others: " + ", ".join(f"{name} ({words})" for name, words in skills[2:])
+        )
     lines += _schedules(summary)
     if summary["left_out"]:
         lines += ["", "Left out:", ""]
@@ -216,40 +276,60 @@ def _schedules(summary: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _title(summary: dict[str, Any]) -> str:
+    return f"{summary['about']['task']}, answered by {summary['about']['model']}"
+
+
 def _words(summary: dict[str, Any]) -> str:
     count = summary["questions"]
-    spread = "with 95 % paired bootstrap intervals"
+    words = (
+        f"{count:,} question{'s' * (count != 1)}, asked with all visual tokens, with no picture, "
+        "and with the tokens that each method keeps; random, uniform, average-pool and downsample "
+        "are controls. "
+    )
     if count < FEW:
-        spread = f"without intervals, which fewer than {FEW} questions cannot give"
-    return (
-        f"{count:,} question{'s' * (count != 1)}; accuracy in percent. Differences are on the same "
-        f"questions, {spread}. Milliseconds are a question's share of its batch, and of selection "
-        "alone."
+        return words + f"Fewer than {FEW} questions give no interval."
+    return words + (
+        "In brackets, and as bars in the plots, 95 % intervals: of right answers Wilson's score "
+        "interval, of differences on the same questions the paired bootstrap's."
     )
 
 
-def table(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Column names, and one row of cells a method and budget."""
-    skills = list(dict.fromkeys(skill for s in summary["settings"] for skill in s["skills"]))
-    head = [
-        "kept by", "budget", "tokens", "all", "of unpruned", "above no image", "from SPARE",
-        "from random", "agrees", "residual", "selection ms", "first token ms", *skills,
-    ]  # fmt: skip
+def table(summary: dict[str, Any]) -> tuple[list[Column], list[list[str]]]:
+    """Names and meanings of columns, and one row of cells a method and budget."""
     rows = [
         [
-            s["method"], s["budget"], f"{s['tokens']:.0f}", _percent(s["accuracy"]),
+            s["method"], s["budget"], f"{s['tokens']:.0f}",
+            _interval(s["accuracy"], s.get("interval")),
             _percent(s["relative"]), _percent(s["relative_above_no_image"]),
             *(_difference(s["against"].get(other)) for other in _AGAINST),
             _percent(s["agreement"]), f"{s['residual']:.3f}", f"{s['selection_ms']:.1f}",
-            f"{s['first_token_ms']:.1f}", *(_percent(s["skills"].get(skill)) for skill in skills),
+            f"{s['first_token_ms']:.1f}",
         ]
         for s in summary["settings"]
     ]  # fmt: skip
-    return head, rows
+    return list(COLUMNS), rows
+
+
+def skill_table(summary: dict[str, Any]) -> tuple[list[Column], list[list[str]]]:
+    """The same for right answers by skill, behind method and budget."""
+    skills = list(dict.fromkeys(skill for s in summary["settings"] for skill in s["skills"]))
+    counts = summary.get("skill_questions", {})
+    columns = [*COLUMNS[:2], *((skill, f"% of {counts.get(skill, '?')}") for skill in skills)]
+    rows = [
+        [s["method"], s["budget"], *(_percent(s["skills"].get(skill)) for skill in skills)]
+        for s in summary["settings"]
+    ]
+    return columns, rows
 
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _interval(value: float, bounds: Sequence[float] | None) -> str:
+    words = _percent(value)
+    return words if bounds is None else f"{words} [{_percent(bounds[0])}, {_percent(bounds[1])}]"
 
 
 def _difference(value: Sequence[float | None] | None) -> str:

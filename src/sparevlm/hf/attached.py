@@ -137,6 +137,10 @@ class Attached(ABC):
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError("this model is pruned: detach before copying or saving the whole model")
 
+    def __repr__(self) -> str:
+        state = "" if self._attached else ", detached"
+        return f"<{type(self).__name__}: {self.method} on {type(self._model).__name__}{state}>"
+
     def __enter__(self) -> Self:
         return self
 

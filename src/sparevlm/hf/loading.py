@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 
 from sparevlm.bars import loading_bars
+
+if TYPE_CHECKING:
+    import transformers
+
+    class PreTrainedModel(transformers.PreTrainedModel, transformers.GenerationMixin):
+        """As every class that is loaded here: one that also generates."""
+
+    class ProcessorMixin(transformers.ProcessorMixin):
+        """transformers' own says that a chat template gives a str, whatever it is asked for."""
+
+        def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
+            """See `transformers.ProcessorMixin.apply_chat_template`."""
+
 
 POCKET = Path(__file__).parents[1] / "pocket" / "weights"
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
@@ -17,7 +30,7 @@ _WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 
 def load(
     name: str = "pocket", *, dtype: torch.dtype | str | None = None, device: str | None = None
-) -> tuple[Any, Any]:
+) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Load a vision-language model and its processor.
 
     Weights come from safetensors alone, and no remote code is run. Bars of progress are for a
@@ -35,8 +48,9 @@ def load(
 
     Returns
     -------
-    model, processor
+    model : transformers.PreTrainedModel
         In evaluation mode.
+    processor : transformers.ProcessorMixin
 
     Raises
     ------

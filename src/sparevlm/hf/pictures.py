@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,11 +16,9 @@ from sparevlm.hf.encode import Encoded
 from sparevlm.hf.media import IMAGE, mark
 from sparevlm.hf.pruning import Pruning
 from sparevlm.hf.reading import Prompt
+from sparevlm.methods.base import PruningMethod, name_of
 from sparevlm.report import ImageReport, Share, Timer
 from sparevlm.tokens import Query, Reduction, VisualTokens, check_form, check_indices, joined
-
-if TYPE_CHECKING:
-    from sparevlm.methods.base import PruningMethod
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,7 +198,7 @@ def reduce_pictures(
         else:
             groups.append([picture])
     tokens = [joined([picture.tokens for picture in group]) for group in groups]
-    who = type(method).__name__
+    who, name = type(method).__name__, name_of(method)
     todo = [i for i, seen in enumerate(tokens) if not _keeps_all(method, seen)]
     reductions: list[Reduction | None] = [None] * len(groups)
     with Timer(ids.device if not tokens else tokens[0].features.device) as timer:
@@ -224,7 +222,7 @@ def reduce_pictures(
         sizes = [len(picture.features) for picture in group]
         if reduction is None:
             kept += [Kept(None, picture.columns) for picture in group]
-            report.append(ImageReport.untouched(seen, row, kind, tuple(sizes)))
+            report.append(ImageReport.untouched(seen, row, kind, tuple(sizes), name))
             continue
         here = indices.pop(0)
         check_indices(here, seen, who)
@@ -232,7 +230,7 @@ def reduce_pictures(
         pairs = zip(group, parts, strict=True)
         kept += [Kept(part, picture.columns[at]) for picture, (part, at) in pairs]
         shares = tuple(len(at) for _, at in parts)
-        report.append(ImageReport.of(seen, reduction, time, row, kind, shares))
+        report.append(ImageReport.of(seen, reduction, time, row, kind, shares, name))
     return kept, report
 
 

@@ -23,7 +23,7 @@ from sparevlm.hf.pruning import Pruning
 from sparevlm.hf.reading import Prompt, media_of, named, pad_id, read_prompt, uses_cache
 from sparevlm.hf.turns import Memory
 from sparevlm.hf.wrapped import unwrapped
-from sparevlm.report import ImageReport
+from sparevlm.report import ImageReport, Report
 from sparevlm.warning import warn
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def preview(
     clip: Any = None,
     tokenizer: Any = None,
     question: str | None = None,
-) -> list[ImageReport]:
+) -> Report:
     """What a method keeps of each picture, without running the language model.
 
     Parameters
@@ -112,8 +112,8 @@ def preview(
 
     Returns
     -------
-    list of ImageReport
-        One entry a picture, or frame of a video.
+    Report, a list of ImageReport
+        One entry a picture, or frame of a video; a notebook shows it as pictures.
 
     Raises
     ------
@@ -121,7 +121,7 @@ def preview(
         If the model is not supported or the inputs do not fit.
     """
     guide = Guide(relevance, clip, tokenizer, question)
-    return _shrink_inputs(method, model, inputs, "left", guide).report
+    return Report(_shrink_inputs(method, model, inputs, "left", guide).report)
 
 
 def _shrink_inputs(

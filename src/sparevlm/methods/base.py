@@ -11,6 +11,7 @@ from sparevlm.budgets import Budget, Residual, budget_tokens, check_budget
 from sparevlm.encoder import AttentionOf, Layer
 from sparevlm.engine import Attachment, engine_of
 from sparevlm.methods.settings import check_choice
+from sparevlm.methods.told import tell_fields
 from sparevlm.tokens import Reduction, VisualTokens
 
 Per = Literal["image", "tile", "prompt"]
@@ -48,7 +49,8 @@ class PruningMethod(ABC):
     Parameters
     ----------
     keep : int, float or Residual
-        Tokens kept per image; or the fraction of them in (0, 1]; or the error allowed.
+        Tokens kept per image; or the fraction of them in (0, 1]; or the error allowed, of methods
+        whose ``bounds_error`` is True.
     per : "image", "tile" or "prompt"
         What one budget covers: a picture, or a frame of a video; a tile; or all pictures and frames
         of a prompt, chosen among jointly, so that nothing is kept twice for being shown twice.
@@ -82,6 +84,7 @@ class PruningMethod(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        tell_fields(cls)
         name = cls.__dict__.get("name")
         if not name:  # an intermediate class
             return
@@ -148,6 +151,11 @@ class PruningMethod(ABC):
     def prune_inputs(self, model: Any, inputs: Mapping[str, Any], **options: Any) -> dict[str, Any]:
         """Shorten the inputs of one call, the model untouched. See `sparevlm.prune_inputs`."""
         return engine_of(model).prune_inputs(self, model, inputs, **options)
+
+
+def name_of(method: Any) -> str:
+    """What a method is called; its class where that has no name of its own."""
+    return getattr(method, "name", type(method).__name__)
 
 
 def defined_first(cls: type, name: str, other: str) -> bool:

@@ -128,8 +128,12 @@ class DecoderMethod(PruningMethod):
 
     Parameters
     ----------
+    keep : int or float
+        Tokens of a picture on average over the layers, or the fraction of them in (0, 1].
     average : bool
-        Whether ``keep`` is the average over layers.
+        Whether ``keep`` is that average; False: what the last stage leaves.
+    positions : "auto" or "original"
+        The same: tokens keep their positions.
     """
 
     inside: ClassVar[bool] = True

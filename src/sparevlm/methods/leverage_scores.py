@@ -16,11 +16,6 @@ class LeverageScores(SeededMethod):
 
     l_i = |u_i|^2, with u_i the i-th row of the k leading left singular vectors of the features;
     k tokens are drawn without replacement, each by its score among those left.
-
-    Parameters
-    ----------
-    seed : int
-        Any integer >= 0.
     """
 
     name: ClassVar[str] = "leverage"

@@ -95,8 +95,6 @@ class PruMergePlus(PruMerge):
     ----------
     adaptive : bool
         Keep as many as the outliers ask for; `keep` is then the most that may be kept.
-    neighbours : int
-        How many others are merged into a kept token.
     """
 
     name: ClassVar[str] = "prumerge+"

@@ -18,11 +18,6 @@ class RandomTokens(SeededMethod):
 
     The draw depends on the seed and the number of candidates alone: every image of one size gets
     the same, in whatever batch it comes and on every device, and a smaller budget a subset of it.
-
-    Parameters
-    ----------
-    seed : int
-        Any integer >= 0.
     """
 
     name: ClassVar[str] = "random"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparevlm.engine import Attachment, engine_of
-from sparevlm.methods.base import PruningMethod
+from sparevlm.methods.base import PruningMethod, name_of
 from sparevlm.methods.in_decoder import DecoderMethod
 
 
@@ -44,6 +44,11 @@ class Staged:
             raise ValueError(
                 f"first has per={self.first.per!r} and then {self.then.per!r}: give both the same"
             )
+
+    @property
+    def name(self) -> str:
+        """Both names."""
+        return f"{name_of(self.first)}, then {name_of(self.then)}"
 
     def attach(self, model: Any, **options: Any) -> Attachment:
         """Prune in every call of a model until detached. See `sparevlm.attach`."""

@@ -18,11 +18,6 @@ class TwoStageCSS(SeededMethod):
     share of the leverage scores of rank k and of what lies outside that subspace; k of the drawn
     are picked by pivoted QR of their singular-vector rows, scaled by the inverse square root of
     that probability.
-
-    Parameters
-    ----------
-    seed : int
-        Any integer >= 0.
     """
 
     name: ClassVar[str] = "two-stage"

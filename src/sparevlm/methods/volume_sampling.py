@@ -16,11 +16,6 @@ class VolumeSampling(SeededMethod):
 
     The determinantal process whose greedy maximum SPARE takes; in expectation its squared error is
     within k + 1 times the best of rank k.
-
-    Parameters
-    ----------
-    seed : int
-        Any integer >= 0.
     """
 
     name: ClassVar[str] = "volume"

@@ -30,8 +30,6 @@ class ZOOPrune(SeededMethod):
         How many random directions.
     step : float
         h, above 0.
-    seed : int
-        Any integer >= 0.
 
     Notes
     -----

@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from sparevlm.figures import COLORS, MARKS, finish, png
+from sparevlm.figures import finish, look, offset, png
 from sparevlm.files import write_files
 
 SCHEMA = "sparevlm-speed-1"
@@ -141,6 +141,7 @@ def speedup_plot(results: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(4.2 * columns + 1.5, 3.4 * lines), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False).flat
     for (title, rows), axes in zip(panels, grid, strict=False):
+        count = len(_by_method(rows))
         for i, (method, part) in enumerate(_by_method(rows).items()):
             shares = [100 * row["keep"] for row in part]
             speeds = [row["speedup"] for row in part]
@@ -149,18 +150,22 @@ def speedup_plot(results: dict[str, Any]) -> Figure:
                 [s["median"] - s["low"] for s in speeds], [s["high"] - s["median"] for s in speeds]
             ]  # fmt: skip
             axes.errorbar(
-                shares, middle, bars, color=COLORS[i % len(COLORS)], marker=MARKS[i % len(MARKS)],
-                markersize=5, linewidth=1.5, capsize=2, label=method,
-            )  # fmt: skip
+                [share + 0.6 * offset(i, count) for share in shares],
+                middle,
+                bars,
+                capsize=2,
+                label=method,
+                **look(i),
+            )
             if i == 0:
                 ideal = [row["ideal"] for row in part]
                 axes.plot(shares, ideal, color="#666666", linestyle=":", label="ideal")
         axes.axhline(1, color="#666666", linewidth=1)
-        axes.set(title=title, xlabel="visual tokens kept (%)", ylabel="speed-up to the first token")
+        axes.set(xlabel="visual tokens kept (%)", ylabel="speed-up to the first token")
         axes.set_ylim(bottom=0)
-        axes.title.set_fontsize(9)
         axes.grid(True, axis="y", color="#dddddd", linewidth=0.8)
-        finish(axes)
+        finish(axes, title)
+        axes.title.set_fontsize(9)
     for axes in list(grid):
         axes.set_visible(False)
     return figure
@@ -180,11 +185,13 @@ def break_even_plot(results: dict[str, Any]) -> Figure:
                 shares.setdefault(method, {})[len(labels) - 1] = 0 if share is None else 100 * share
     for i, (method, points) in enumerate(shares.items()):
         axes.plot(
-            list(points), list(points.values()), color=COLORS[i % len(COLORS)],
-            marker=MARKS[i % len(MARKS)], linewidth=1.2, label=method,
-        )  # fmt: skip
+            [call + 0.12 * offset(i, len(shares)) for call in points],
+            list(points.values()),
+            label=method,
+            **look(i),
+        )
     axes.set_xticks(range(len(labels)), labels, fontsize=7)
     axes.set(ylabel="pays below this share of the tokens (%)", ylim=(-4, 104))
     axes.grid(True, axis="y", color="#dddddd", linewidth=0.8)
-    finish(axes)
+    finish(axes, "Below which share of its tokens pruning a prompt's picture pays")
     return figure

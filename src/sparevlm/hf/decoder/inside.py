@@ -43,6 +43,7 @@ from sparevlm.hf.decoder.shorter import (
 )
 from sparevlm.hf.media import token_types
 from sparevlm.hf.turns import check_rows, mark_rows
+from sparevlm.methods.base import name_of
 from sparevlm.methods.in_decoder import Change, LayerTokens, averaged, check_chosen
 from sparevlm.report import ImageReport, Report, Timer
 
@@ -248,7 +249,7 @@ class Inside(Attached):
     def _reports(self, call: Call) -> Report:
         layers = len(stock.layers_of(self._decoder))
         report = Report(
-            _reported(picture, layers, picture.row // call.each)
+            _reported(picture, layers, picture.row // call.each, name_of(self.method))
             for picture in call.pictures
             if picture.row % call.each == 0
         )
@@ -511,11 +512,11 @@ def _shares(kept: Tensor, sizes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(b - a for a, b in zip([0, *counts], counts, strict=False))
 
 
-def _reported(picture: Picture, layers: int, row: int) -> ImageReport:
+def _reported(picture: Picture, layers: int, row: int, method: str) -> ImageReport:
     n = len(picture.columns)
     counts = {at: len(kept) for at, kept in picture.kept.items()}
     return ImageReport(
         before=n, after=len(picture.left), indices=picture.left,
         milliseconds=picture.timers, row=row, stages=picture.kept,
-        average=averaged(counts, layers, n),
+        average=averaged(counts, layers, n), method=method,
     )  # fmt: skip
