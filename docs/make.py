@@ -49,6 +49,21 @@ models that make their queries in a way of their own.
 
 """
 
+LOOKS_AT = {
+    "query": "question",
+    "encoder_attention": "encoder attention",
+    "encoder_keys": "encoder keys",
+    "projector": "encoder states",
+    "encoder": "picture",
+    "first_layer": "the language model's first layer",
+    "decoder_attention": "attention",
+    "decoder_next_attention": "attention",
+    "decoder_embeddings": "words",
+    "decoder_keys": "keys",
+    "decoder_states": "hidden states",
+    "decoder_changes": "what layers change",
+}
+
 PEERS = """
 # Beside the authors' programs
 
@@ -150,12 +165,25 @@ def section(cls: type[PruningMethod]) -> str:
     return f"## {cls.name}\n\n{body(cls.__doc__ or '')}\n\n|  |  |\n| --- | --- |\n{table}"
 
 
+def overview(inside: bool) -> str:
+    """A line for every method, SPARE first."""
+    lines = ["| name | keeps | looks at | from |", "| --- | --- | --- | --- |"]
+    for name in sorted(list_methods(inside=inside), key=lambda name: (name != "spare", name)):
+        cls = method_class(name)
+        looks = ", ".join(dict.fromkeys(LOOKS_AT[need] for need in sorted(cls.needs)))
+        anchor = re.sub(r"[^\w-]", "", name)
+        lines.append(
+            f"| [`{name}`](#{anchor}) | {cls.keeps} | {looks or '-'} | {link(cls.paper)} |"
+        )
+    return "\n".join(lines) + "\n\n"
+
+
 def text() -> str:
     before, inside = (
         "\n".join(section(method_class(name)) for name in list_methods(inside=place))
         for place in (False, True)
     )
-    return HEAD + before + INSIDE + inside + PEERS
+    return HEAD + overview(False) + before + INSIDE + overview(True) + inside + PEERS
 
 
 def family_section(facts: dict[str, Any]) -> str:

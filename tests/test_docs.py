@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
 import shlex
 import shutil
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -19,7 +21,7 @@ from sparevlm.commands import known
 from sparevlm.commands.listings import described_methods
 from sparevlm.evaluation.published import published
 from sparevlm.families import FAMILIES, Family
-from sparevlm.methods import get_method, list_methods
+from sparevlm.methods import get_method, list_methods, method_class
 from sparevlm.methods.base import _REGISTRY
 from sparevlm.tokens import VisualTokens
 
@@ -29,8 +31,10 @@ DOCS = Path(__file__).parents[1] / "docs"
 def test_methods():
     made = runpy.run_path(str(DOCS / "make.py"))["text"]()
     assert (DOCS / "methods.md").read_text() == made, "run make docs"
-    for name in list_methods():
+    for name in list_methods(inside=None):
         assert f"\n## {name}\n" in made
+        assert method_class(name).keeps in made, name
+        assert method_class(name).keeps, name
 
 
 def test_known_methods():
@@ -189,3 +193,16 @@ def test_the_method_of_adding(monkeypatch):
         assert found.indices.tolist() == [1, 2, 4, 5]
     finally:
         _REGISTRY.pop("first", None)
+
+
+def test_the_method_of_adding_passes_what_the_page_promises(tmp_path) -> None:
+    code, _ = blocks("adding.md")
+    (tmp_path / "first_tokens.py").write_text(code)
+    paths = os.pathsep.join([str(tmp_path), *sys.path])
+    command = "-m pytest -q -p first_tokens -p no:cacheprovider tests/methods/test_registry.py -k"
+    done = subprocess.run(
+        [sys.executable, *command.split(), "first and not slow"],
+        cwd=TOP, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert int(re.findall(r"(\d+) passed", done.stdout)[0]) > 20

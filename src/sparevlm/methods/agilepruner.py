@@ -41,6 +41,9 @@ class AgilePruner(PickingMethod):
 
     name: ClassVar[str] = "agilepruner"
     paper: ClassVar[str] = "arXiv 2603.01236"
+    keeps: ClassVar[str] = (
+        "what the class token looks at, and the farther apart the richer the picture"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"encoder_attention", "projector"})
     nested: ClassVar[bool] = True
 

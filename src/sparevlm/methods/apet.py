@@ -34,6 +34,7 @@ class ApET(PickingMethod):
 
     name: ClassVar[str] = "apet"
     paper: ClassVar[str] = "arXiv 2602.19870"
+    keeps: ClassVar[str] = "what a few basis tokens approximate worst; merges the rest"
     needs: ClassVar[frozenset[str]] = frozenset({"projector"})
     merges: ClassVar[bool] = True
 

@@ -20,6 +20,7 @@ class AveragePool(PickingMethod):
 
     name: ClassVar[str] = "average-pool"
     paper: ClassVar[str] = "control"
+    keeps: ClassVar[str] = "means of equal cells"
     by_place: ClassVar[bool] = True
     merges: ClassVar[bool] = True
 

@@ -67,6 +67,7 @@ class PruningMethod(ABC):
 
     name: ClassVar[str]
     paper: ClassVar[str] = ""
+    keeps: ClassVar[str] = ""  # in a few words, for tables
     needs: ClassVar[frozenset[str]] = frozenset()
     merges: ClassVar[bool] = False
     bounds_error: ClassVar[bool] = False  # takes a Residual budget

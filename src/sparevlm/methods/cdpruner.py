@@ -43,6 +43,10 @@ class CDPruner(BatchedMethod):
 
     name: ClassVar[str] = "cdpruner"
     paper: ClassVar[str] = "arXiv 2506.10967"
+    keeps: ClassVar[str] = (
+        "tokens of different direction, away from what the question says (a determinantal "
+        "point process)"
+    )
     nested: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"query"})
 

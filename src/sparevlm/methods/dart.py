@@ -35,6 +35,7 @@ class DART(PickingMethod):
 
     name: ClassVar[str] = "dart"
     paper: ClassVar[str] = "arXiv 2502.11494"
+    keeps: ClassVar[str] = "what is least like a few pivots"
 
     pivots: int = 8
 

@@ -36,6 +36,7 @@ class DARTDecoder(DecoderMethod):
 
     name: ClassVar[str] = "dart-decoder"
     paper: ClassVar[str] = "arXiv 2502.11494"
+    keeps: ClassVar[str] = "what is least like a few pivots, words among them, after two layers"
     needs: ClassVar[frozenset[str]] = frozenset({"decoder_keys"})
 
     layer: int = 2

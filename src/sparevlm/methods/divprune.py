@@ -26,6 +26,7 @@ class DivPrune(BatchedMethod):
 
     name: ClassVar[str] = "divprune"
     paper: ClassVar[str] = "arXiv 2503.02175"
+    keeps: ClassVar[str] = "tokens far apart in direction (max-min)"
     nested: ClassVar[bool] = True
 
     def pick_all(self, pictures: Sequence[VisualTokens], ks: Sequence[int]) -> list[Reduction]:

@@ -23,6 +23,7 @@ class DownsampledImage(PickingMethod):
 
     name: ClassVar[str] = "downsample"
     paper: ClassVar[str] = "control"
+    keeps: ClassVar[str] = "the tokens of the picture at a lower resolution"
     by_place: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"encoder"})
     merges: ClassVar[bool] = True

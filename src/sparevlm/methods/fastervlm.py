@@ -21,6 +21,7 @@ class FasterVLM(PickingMethod):
 
     name: ClassVar[str] = "fastervlm"
     paper: ClassVar[str] = "arXiv 2412.01818v1"
+    keeps: ClassVar[str] = "what the class token looks at"
     nested: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"encoder_attention"})
 

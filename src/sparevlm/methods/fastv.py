@@ -33,6 +33,7 @@ class FastV(DecoderMethod):
 
     name: ClassVar[str] = "fastv"
     paper: ClassVar[str] = "arXiv 2403.06764"
+    keeps: ClassVar[str] = "what the last word attends to after two layers"
     needs: ClassVar[frozenset[str]] = frozenset({"decoder_attention"})
 
     layer: int = 2

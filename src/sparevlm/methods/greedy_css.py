@@ -21,6 +21,7 @@ class GreedyCSS(BatchedMethod):
 
     name: ClassVar[str] = "greedy-css"
     paper: ClassVar[str] = "Farahat et al., ICDM 2011"
+    keeps: ClassVar[str] = "the token that lowers the reconstruction error most, again and again"
     nested: ClassVar[bool] = True
 
     def pick_all(self, pictures: Sequence[VisualTokens], ks: Sequence[int]) -> list[Reduction]:

@@ -45,6 +45,7 @@ class HAWK(PickingMethod):
 
     name: ClassVar[str] = "hawk"
     paper: ClassVar[str] = "arXiv 2604.07812"
+    keeps: ClassVar[str] = "what the question's words look for, each head by its importance"
     nested: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"query", "first_layer"})
     compares: ClassVar[Literal["clip", "llm", "llm only"]] = "llm only"

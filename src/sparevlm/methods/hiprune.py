@@ -35,6 +35,9 @@ class HiPrune(PickingMethod):
 
     name: ClassVar[str] = "hiprune"
     paper: ClassVar[str] = "arXiv 2508.00553"
+    keeps: ClassVar[str] = (
+        "objects of a middle layer, their neighbours, and what a late layer attends to"
+    )
     by_place: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"encoder_attention"})
 

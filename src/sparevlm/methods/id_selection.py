@@ -32,6 +32,7 @@ class IDSelection(PickingMethod):
 
     name: ClassVar[str] = "id-selection"
     paper: ClassVar[str] = "arXiv 2604.05601"
+    keeps: ClassVar[str] = "important tokens that suppress their likes"
     nested: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"encoder_attention"})
 

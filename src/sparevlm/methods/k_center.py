@@ -23,6 +23,7 @@ class KCenter(BatchedMethod):
 
     name: ClassVar[str] = "k-center"
     paper: ClassVar[str] = "control"
+    keeps: ClassVar[str] = "tokens far apart in Euclidean distance"
     nested: ClassVar[bool] = True
 
     def pick_all(self, pictures: Sequence[VisualTokens], ks: Sequence[int]) -> list[Reduction]:

@@ -18,6 +18,7 @@ class LargestNorm(PickingMethod):
 
     name: ClassVar[str] = "norm"
     paper: ClassVar[str] = "control"
+    keeps: ClassVar[str] = "tokens of the largest norm"
     nested: ClassVar[bool] = True
 
     def pick(self, tokens: VisualTokens, k: int) -> Reduction:

@@ -20,6 +20,7 @@ class LeverageScores(SeededMethod):
 
     name: ClassVar[str] = "leverage"
     paper: ClassVar[str] = "Drineas et al., SIAM J. Matrix Anal. Appl. 30, 2008"
+    keeps: ClassVar[str] = "a draw by leverage scores"
     by_place: ClassVar[bool] = True
 
     def pick(self, tokens: VisualTokens, k: int) -> Reduction:

@@ -41,6 +41,7 @@ class MMTok(BatchedMethod):
 
     name: ClassVar[str] = "mmtok"
     paper: ClassVar[str] = "arXiv 2508.18264"
+    keeps: ClassVar[str] = "tokens that cover question and picture"
     nested: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"query", "projector"})
     compares: ClassVar[Literal["clip", "llm"]] = "llm"

@@ -24,6 +24,7 @@ class NoImage(PruningMethod):
 
     name: ClassVar[str] = "no-image"
     paper: ClassVar[str] = "control"
+    keeps: ClassVar[str] = "nothing"
     by_place: ClassVar[bool] = True
     bounds_error: ClassVar[bool] = True
 

@@ -39,6 +39,7 @@ class PruMerge(PickingMethod):
 
     name: ClassVar[str] = "prumerge"
     paper: ClassVar[str] = "arXiv 2403.15388"
+    keeps: ClassVar[str] = "attention outliers; merges their neighbours into them"
     by_place: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"encoder_attention", "encoder_keys", "projector"})
     merges: ClassVar[bool] = True
@@ -98,6 +99,7 @@ class PruMergePlus(PruMerge):
     """
 
     name: ClassVar[str] = "prumerge+"
+    keeps: ClassVar[str] = "attention outliers and a uniform sample; merges the rest into them"
     by_place: ClassVar[bool] = True
 
     def _kept(self, attention: Tensor, most: int) -> Tensor:

@@ -36,6 +36,9 @@ class PruneSID(PickingMethod):
 
     name: ClassVar[str] = "prunesid"
     paper: ClassVar[str] = "arXiv 2603.09480"
+    keeps: ClassVar[str] = (
+        "of each principal component what the class token looks at, without near-duplicates"
+    )
     by_place: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"encoder_attention", "projector"})
     merges: ClassVar[bool] = True

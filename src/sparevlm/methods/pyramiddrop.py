@@ -24,6 +24,7 @@ class PyramidDrop(DecoderMethod):
 
     name: ClassVar[str] = "pyramiddrop"
     paper: ClassVar[str] = "arXiv 2410.17247"
+    keeps: ClassVar[str] = "what the last word attends to, at three depths, each half of the last"
     needs: ClassVar[frozenset[str]] = frozenset({"decoder_next_attention"})
 
     def stages(self, layers: int, share: float = 1.0) -> dict[int, float]:

@@ -22,6 +22,7 @@ class RandomTokens(SeededMethod):
 
     name: ClassVar[str] = "random"
     paper: ClassVar[str] = "control"
+    keeps: ClassVar[str] = "tokens drawn with a seed"
     by_place: ClassVar[bool] = True
     nested: ClassVar[bool] = True
 

@@ -35,6 +35,7 @@ class ResPrune(BatchedMethod):
 
     name: ClassVar[str] = "resprune"
     paper: ClassVar[str] = "arXiv 2603.21105"
+    keeps: ClassVar[str] = "tokens that span the others, towards what the question asks for"
     nested: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"query"})
     compares: ClassVar[Literal["clip", "llm"]] = "llm"

@@ -30,6 +30,7 @@ class SCOPE(BatchedMethod):
 
     name: ClassVar[str] = "scope"
     paper: ClassVar[str] = "arXiv 2510.24214"
+    keeps: ClassVar[str] = "salient tokens that cover the others"
     nested: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"encoder_attention", "projector"})
 

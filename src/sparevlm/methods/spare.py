@@ -57,6 +57,10 @@ class SPARE(BatchedMethod):
 
     name: ClassVar[str] = "spare"
     paper: ClassVar[str] = "arXiv 2606.18681"
+    keeps: ClassVar[str] = (
+        "tokens that span the others (column subset selection), away from what merely repeats "
+        "the question"
+    )
     nested: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"query"})
     bounds_error: ClassVar[bool] = True

@@ -26,6 +26,7 @@ class SPAREDecoder(DecoderMethod):
 
     name: ClassVar[str] = "spare-decoder"
     paper: ClassVar[str] = ""
+    keeps: ClassVar[str] = "hidden states that span the others after two layers"
     needs: ClassVar[frozenset[str]] = frozenset({"decoder_states"})
 
     layer: int = 2

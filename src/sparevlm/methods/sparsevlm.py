@@ -46,6 +46,9 @@ class SparseVLM(DecoderMethod):
 
     name: ClassVar[str] = "sparsevlm"
     paper: ClassVar[str] = "arXiv 2410.04417"
+    keeps: ClassVar[str] = (
+        "what words that look at the picture attend to, at three depths; recycles some of the rest"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"decoder_attention", "decoder_embeddings"})
     merges: ClassVar[bool] = True
 

@@ -26,6 +26,7 @@ class StrongRRQR(PickingMethod):
 
     name: ClassVar[str] = "strong-rrqr"
     paper: ClassVar[str] = "Gu and Eisenstat, SIAM J. Sci. Comput. 17, 1996"
+    keeps: ClassVar[str] = "pivots, exchanged while that enlarges their volume"
 
     factor: float = 2.0
 

@@ -40,6 +40,7 @@ class TransPrune(DecoderMethod):
 
     name: ClassVar[str] = "transprune"
     paper: ClassVar[str] = "arXiv 2507.20630"
+    keeps: ClassVar[str] = "what layers change most and words attend to, at three depths"
     needs: ClassVar[frozenset[str]] = frozenset({"decoder_next_attention", "decoder_changes"})
 
     guided: bool = True

@@ -31,6 +31,7 @@ class TRIM(PickingMethod):
 
     name: ClassVar[str] = "trim"
     paper: ClassVar[str] = "arXiv 2409.10994"
+    keeps: ClassVar[str] = "what the question is about, and the mean of the rest"
     by_place: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"query", "projector"})
     merges: ClassVar[bool] = True

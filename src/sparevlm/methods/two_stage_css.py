@@ -22,6 +22,7 @@ class TwoStageCSS(SeededMethod):
 
     name: ClassVar[str] = "two-stage"
     paper: ClassVar[str] = "Boutsidis et al., SODA 2009"
+    keeps: ClassVar[str] = "pivots among a draw by leverage"
     by_place: ClassVar[bool] = True
 
     def pick(self, tokens: VisualTokens, k: int) -> Reduction:

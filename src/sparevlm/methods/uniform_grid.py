@@ -22,6 +22,7 @@ class UniformGrid(PickingMethod):
 
     name: ClassVar[str] = "uniform"
     paper: ClassVar[str] = "control"
+    keeps: ClassVar[str] = "tokens spread evenly over the picture"
     by_place: ClassVar[bool] = True
 
     def pick(self, tokens: VisualTokens, k: int) -> Reduction:

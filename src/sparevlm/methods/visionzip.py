@@ -32,6 +32,9 @@ class VisionZip(PickingMethod):
 
     name: ClassVar[str] = "visionzip"
     paper: ClassVar[str] = "arXiv 2412.04467"
+    keeps: ClassVar[str] = (
+        "dominant tokens by class attention; merges the rest into contextual ones"
+    )
     by_place: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"encoder_attention", "encoder_keys", "projector"})
     merges: ClassVar[bool] = True

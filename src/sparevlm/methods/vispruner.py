@@ -41,6 +41,7 @@ class VisPruner(PickingMethod):
 
     name: ClassVar[str] = "vispruner"
     paper: ClassVar[str] = "arXiv 2412.01818v2"
+    keeps: ClassVar[str] = "half by class attention, half by removing near-duplicates"
     needs: ClassVar[frozenset[str]] = frozenset({"encoder_attention", "projector"})
 
     important: float = 0.5

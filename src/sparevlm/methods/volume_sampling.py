@@ -20,6 +20,7 @@ class VolumeSampling(SeededMethod):
 
     name: ClassVar[str] = "volume"
     paper: ClassVar[str] = "Deshpande et al., Theory of Computing 2, 2006"
+    keeps: ClassVar[str] = "a draw by squared volume"
     by_place: ClassVar[bool] = True
 
     def pick(self, tokens: VisualTokens, k: int) -> Reduction:

@@ -38,6 +38,7 @@ class ZOOPrune(SeededMethod):
 
     name: ClassVar[str] = "zoo-prune"
     paper: ClassVar[str] = "arXiv 2509.24837"
+    keeps: ClassVar[str] = "sensitive tokens far apart"
     nested: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"projector"})
 
