@@ -1,9 +1,9 @@
-"""Reconstruction, + anti, + normal (the paper's Fig. 5), and how strong guidance should be."""
+"""Reconstruction, + anti, + normal (the paper's Fig. 5), ResPrune, and the strength of guidance."""
 
 from __future__ import annotations
 
 from bench.studies.common import KEEPS, Bench, Page, by_skill, lines_plot, percent, random, table
-from sparevlm import SPARE
+from sparevlm import SPARE, ResPrune
 
 STRENGTHS = (0.1, 0.25, 0.5, 0.75, 1.0)
 SWEPT = (22, 11)
@@ -31,6 +31,12 @@ def study(bench: Bench, page: Page) -> None:
             difference = "" if one is base else one.minus(base)
             rows.append([name, keep, percent(one.accuracy), difference, *by_skill(bench, one)])
             plotted.setdefault(name, []).append((keep, one.accuracy))
+        for relevance, space in (("llm", "word embeddings"), ("clip", "CLIP")):
+            label = f"resprune {keep}"
+            one = bench.ask({label: [ResPrune(keep)]}, relevance)[label]
+            name = f"ResPrune, {space}"
+            rows.append([name, keep, percent(one.accuracy), one.minus(base), *by_skill(bench, one)])
+            plotted.setdefault(name, []).append((keep, one.accuracy))
         drawn = bench.ask({f"random {keep}": random(keep)})[f"random {keep}"]
         rows.append(["random", keep, percent(drawn.accuracy), drawn.minus(base),
                      *by_skill(bench, drawn)])  # fmt: skip
@@ -41,7 +47,9 @@ def study(bench: Bench, page: Page) -> None:
         bench,
         [
             "Relevance from CLIP. The product of weight and residual is ours: the paper's public "
-            "text names the two ingredients and not how they are joined.\n",
+            "text names the two ingredients and not how they are joined. ResPrune (arXiv "
+            "2603.21105) has the same residuals and weighs towards the question, in the space of "
+            "the language model's embeddings; beside it the same with CLIP's relevance.\n",
             page.figure(
                 "guidance", figure, "accuracy against tokens kept, with and without guidance"
             ),
