@@ -215,7 +215,7 @@ def chosen(
         f"**{exponent:g}**; the limit on lengths that leaves the other tokens least error beside "
         f"long ones, at no more than {100 * choices.DEARER:g} % more error without them, is "
         f"**{limit:g}** medians. The candidates lie close together: with crops that differed in "
-        "their outermost pixels alone the same rules had chosen others (0.75 and 1.25).\n\n"
+        "their outermost pixels alone the same rules had chosen others.\n\n"
         + table(["kept by", "regions hit (%)", "error (%)", "error beside long ones (%)"], rows)
     )
 
