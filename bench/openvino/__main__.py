@@ -144,9 +144,10 @@ def main() -> None:
         f"\n{platform.machine()}, threads: {asked.threads}, rounds: {asked.rounds}, "
         + ", ".join(f"{name}: {value}" for name, value in sizes.items())
     )
+    exporters = [pin for pin in environment.ALL if pin.startswith(("optimum", "transformers"))]
     print(
-        f"openvino-genai {theirs.version}; exported by {', '.join(environment.ALONE)}, "
-        f"transformers 4.57.6; sparevlm {sparevlm.__version__}, torch {torch.__version__}, "
+        f"openvino-genai {theirs.version}; exported by {', '.join(exporters)}; "
+        f"sparevlm {sparevlm.__version__}, torch {torch.__version__}, "
         f"transformers {transformers.__version__}"
     )
     print(f"unpruned, both said the same first token each time: {'yes' if same else 'NO'}")
