@@ -38,7 +38,7 @@ def python(folder: Path) -> Path:
         return found
     print(f"installing OpenVINO GenAI in {environment} (1.6 GB)", file=sys.stderr, flush=True)
     subprocess.run([sys.executable, "-m", "venv", "--clear", environment], check=True)
-    install = [found, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
+    install = [str(found), "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
     subprocess.run([*install, *PINS], check=True)
     subprocess.run([*install, "--no-deps", *ALONE], check=True)
     done.write_text(wanted)
