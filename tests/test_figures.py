@@ -22,4 +22,4 @@ def test_a_legend_leaves_room_for_the_axes(lines: int) -> None:
     width, height = axes.get_window_extent().size / figure.dpi
     assert width > 4 and height > 3
     legend = axes.get_legend().get_window_extent()
-    assert legend.y0 >= 0 and legend.y1 <= figure.get_figheight() * figure.dpi + 1
+    assert legend.y0 >= -1 and legend.y1 <= figure.get_figheight() * figure.dpi + 1

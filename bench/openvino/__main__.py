@@ -61,7 +61,13 @@ class Peer:
 
 @contextmanager
 def peer(interpreter: Path, folder: Path, threads: int) -> Iterator[Peer]:
-    command = [interpreter, HERE / "peer.py", folder / "openvino", str(threads), "f32"]
+    command: list[str | Path] = [
+        str(interpreter),
+        HERE / "peer.py",
+        folder / "openvino",
+        str(threads),
+        "f32",
+    ]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         env=environment.clean() | {"OPENVINO_LOG_LEVEL": "2"},
@@ -73,7 +79,12 @@ def checkpoint(interpreter: Path, folder: Path, sizes: dict[str, int]) -> Path:
     """The model of these sizes, made and exported unless it is there."""
     made = folder / "-".join(f"{name}{value}" for name, value in sizes.items())
     if not (made / "done").is_file():
-        command = [interpreter, HERE / "checkpoint.py", json.dumps(sizes), made]
+        command: list[str | Path] = [
+            str(interpreter),
+            HERE / "checkpoint.py",
+            json.dumps(sizes),
+            made,
+        ]
         subprocess.run(command, check=True, stdout=sys.stderr, env=environment.clean())
         (made / "done").touch()
     return made
@@ -144,9 +155,10 @@ def main() -> None:
         f"\n{platform.machine()}, threads: {asked.threads}, rounds: {asked.rounds}, "
         + ", ".join(f"{name}: {value}" for name, value in sizes.items())
     )
+    exporters = [pin for pin in environment.ALL if pin.startswith(("optimum", "transformers"))]
     print(
-        f"openvino-genai {theirs.version}; exported by {', '.join(environment.ALONE)}, "
-        f"transformers 4.57.6; sparevlm {sparevlm.__version__}, torch {torch.__version__}, "
+        f"openvino-genai {theirs.version}; exported by {', '.join(exporters)}; "
+        f"sparevlm {sparevlm.__version__}, torch {torch.__version__}, "
         f"transformers {transformers.__version__}"
     )
     print(f"unpruned, both said the same first token each time: {'yes' if same else 'NO'}")

@@ -21,6 +21,7 @@ PINS = (
 )
 # Alone: it asks for torchvision, which it does not need here, and which PyPI has for CUDA only.
 ALONE = ("optimum-intel==2.2.0",)
+ALL = PINS + ALONE
 
 
 def default_folder() -> Path:
@@ -32,12 +33,12 @@ def python(folder: Path) -> Path:
     """The interpreter of the environment in `folder`, which is made if it is not there yet."""
     environment, done = folder / "venv", folder / "venv" / "installed.txt"
     found = environment / "bin" / "python"
-    wanted = "\n".join([*PINS, *ALONE])
+    wanted = "\n".join(ALL)
     if done.is_file() and done.read_text() == wanted:
         return found
     print(f"installing OpenVINO GenAI in {environment} (1.6 GB)", file=sys.stderr, flush=True)
     subprocess.run([sys.executable, "-m", "venv", "--clear", environment], check=True)
-    install = [found, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
+    install = [str(found), "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
     subprocess.run([*install, *PINS], check=True)
     subprocess.run([*install, "--no-deps", *ALONE], check=True)
     done.write_text(wanted)
