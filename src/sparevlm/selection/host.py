@@ -17,10 +17,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from .host_products import HostBlocks, HostColumns, HostProducts, rows_at_once
-from .products import Way, pairs
+from .products import Way, pairs, subtract_pairs
 from .stages import Bounds
 
 _PAD = 32  # entries; twins must round alike, wherever they lie
+_FOLD = 48  # steps after which all products are brought up to date, lest every step read them again
+_WORTH, _MANY = 24, 384  # steps to come and tokens from which on that pays
 Floats = NDArray[np.floating]
 
 
@@ -91,6 +93,7 @@ class HostRun:
         self._rank = np.zeros(total, np.int64)
         self._energy = _made(dtype, k + 1, total)
         self._images = np.arange(total)
+        self._folded = np.zeros(total, np.int64)  # steps that the products know of
         self.steps = 0
         self._sum_energy(0)
 
@@ -99,6 +102,8 @@ class HostRun:
         value, images = self._value, self._images
         goal = None if isinstance(tol, float) and tol == 0 else np.asarray(tol)
         for t in range(self.steps, stop):
+            if self._gram is not None and t and t % _FOLD == 0:
+                self._fold(t)
             best = np.maximum.reduce(value, 1)
             alive = best > self._bar
             all_alive = bool(np.logical_and.reduce(alive))
@@ -168,17 +173,30 @@ class HostRun:
 
     def _downdate(self, new: Floats, t: int, pick: NDArray[np.int64]) -> None:
         """Subtract from `new` [B, N] what the first t rows of the factors have of it."""
-        n, past = new.shape[1], self._factor[:, :t]
+        n, past, begin = new.shape[1], self._factor[:, :t], int(self._folded.min())
         at_pick = past[self._images, :, pick]
         if self._rows_at_once is not None and len(pick) > 1:
-            for first in range(0, t, self._rows_at_once):
-                some = slice(first, first + self._rows_at_once)
+            at_once = self._rows_at_once
+            for first in range(begin - begin % at_once, t, at_once):
+                some = slice(first, first + at_once)
                 new -= np.matmul(at_pick[:, None, some], past[:, some])[:, 0, :n]
             return
         for b, width in enumerate(self._widths):  # as each would be by itself
-            for first in range(0, t, at_once := rows_at_once(width)):
+            at_once = rows_at_once(width)
+            for first in range(begin - begin % at_once, t, at_once):
                 some = slice(first, first + at_once)
                 new[b] -= (at_pick[b, some] @ past[b, some])[:n]
+
+    def _fold(self, t: int) -> None:
+        """Subtract from the products of all pairs what the factors have of them."""
+        assert self._gram is not None
+        worth = (self._ks - t >= _WORTH) & (self._lengths >= _MANY)
+        for b in np.flatnonzero(self._going & worth):
+            n, since = int(self._lengths[b]), int(self._folded[b])
+            factor = self._factor[b, since:t]
+            subtract_pairs(torch.from_numpy(self._gram[b, :n, :n]), torch.from_numpy(factor[:, :n]))
+            factor[:] = 0
+            self._folded[b] = t
 
     def _sum_energy(self, t: int) -> None:
         if not self._ragged:
