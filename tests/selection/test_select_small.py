@@ -33,7 +33,7 @@ def calls(images: int, k: int) -> int:
 def test_a_step_costs_a_batch_no_more_calls_than_one_image(monkeypatch) -> None:
     monkeypatch.setattr(pivoting, "_way", lambda *_: "gram")
     one, eight = (calls(b, 20) - calls(b, 10) for b in (1, 8))
-    assert one == eight > 0
+    assert 0 < eight <= one  # one by itself goes by vectors
 
 
 @pytest.mark.parametrize("k", [5, 40])
