@@ -143,7 +143,7 @@ def test_dart_takes_keys_and_states_behind_the_second_layer(family) -> None:
                 indices=torch.arange(len(shown.picture)), text=shown.states[at][shown.words],
                 behind=shown.words > shown.picture[-1], keys=shown.keys[keys_of][shown.picture],
                 text_keys=shown.keys[keys_of][shown.words], attention=None, next_attention=None,
-                embeddings=None, received=None, norm=norm,
+                embeddings=None, received=None, norm=norm, changes=None,
             )  # fmt: skip
             if shown.picture[method.choose(given, 9).indices].tolist() == kept.tolist():
                 found.append((at, keys_of))
@@ -157,6 +157,6 @@ def test_raters_of_a_picture_at_the_end() -> None:
         layer=3, features=given, indices=torch.arange(4), text=given[:3],
         behind=torch.zeros(3, dtype=torch.bool), keys=given, text_keys=given[:3], attention=None,
         next_attention=None, embeddings=lambda: (given[[0, 0, 1, 3]], given[:3]), received=None,
-        norm=None,
+        norm=None, changes=None,
     )  # fmt: skip
     assert raters(tokens).tolist() == [0]

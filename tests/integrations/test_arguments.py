@@ -45,7 +45,10 @@ def test_the_unpruned_model():
         ({}, "give keep=64"),
         ({"keep": 0}, "keep=0"),
         ({"keep": "many"}, "keep='many'"),
-        ({"keep": 9, "method": "bogus"}, "no method is named 'bogus': there are none, apet"),
+        (
+            {"keep": 9, "method": "bogus"},
+            "no method is named 'bogus': there are none, agilepruner, apet",
+        ),
         ({"keep": 9, "method": "none"}, "prunes nothing, and keep was given"),
         ({"keep": 9, "strenght": 1}, "no argument is named 'strenght': spare takes pretrained"),
         ({"keep": 9, "strength": 2}, "strength"),

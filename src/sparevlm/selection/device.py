@@ -46,7 +46,10 @@ class DeviceRun(Gain):
         self.value = self.norms.to(dtype).square()
         self._first = self.value.clone()
         largest = self.value.amax(-1, keepdim=True)
-        self._trust, self._floor = bounds.trust, largest.new_tensor(bounds.floor)[:, None] * largest
+        self._trust, self._floor = bounds.trust, largest * bounds.floor[0]
+        if len(set(bounds.floor)) > 1:  # else nothing need be copied from the host
+            floor = torch.tensor(bounds.floor, dtype=dtype)[:, None]
+            self._floor = floor.to(device) * largest
         self._bar = torch.maximum(bounds.trust * largest, self._floor)
         self._alive = torch.ones(total, 1, dtype=torch.bool, device=device)
         self.near = bounds.near
