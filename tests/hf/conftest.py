@@ -84,3 +84,16 @@ def tiny() -> Setup:
 def named(request) -> Callable[[Any], dict[str, Any]]:
     """A cache as an argument, under its name of transformers 5.24 and its name of before."""
     return lambda cache: {request.param: cache}
+
+
+@pytest.fixture
+def wide(monkeypatch):
+    """Families with windows that hold the prompts."""
+
+    def widen(family):
+        config = family.model.config.get_text_config()
+        if getattr(config, "sliding_window", None):
+            monkeypatch.setattr(config, "sliding_window", 4096)
+        return family
+
+    return widen

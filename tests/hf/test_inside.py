@@ -105,19 +105,6 @@ def four_layers():
     return grids_and_tiles._qwen3("Qwen3VL", num_hidden_layers=4)
 
 
-@pytest.fixture
-def wide(monkeypatch):
-    """Families with windows that hold the prompts."""
-
-    def widen(family):
-        config = family.model.config.get_text_config()
-        if getattr(config, "sliding_window", None):
-            monkeypatch.setattr(config, "sliding_window", 4096)
-        return family
-
-    return widen
-
-
 def check_equals_masking(family, prompt, method, schedule_of, **settings) -> None:
     """The same decisions as full attention matrices make, and the same words as masking gives."""
     inputs = family.inputs(prompt)

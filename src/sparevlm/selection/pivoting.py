@@ -262,11 +262,10 @@ def _start(
     if host and way is None:
         way = _way(first, max(ks))
 
-    def deepen(places: list[int], kept: list[Tensor]) -> Deeper:
+    def deepen(places: list[int], kept: list[Tensor], left: list[int]) -> Deeper:
         some = [None if weights is None else weights[b] for b in places]
         few = names[: len(places)]
         rows, scales, _ = _prepared([images[b] for b in places], some, few)
-        left = [ks[b] - len(order) for b, order in zip(places, kept, strict=True)]
         floor = [bounds.floor[b] for b in places]
         if way == "gram" and dtype == torch.float32:
             grams = [weighted_gram(x, w) for x, w in zip(rows, scales, strict=True)]
@@ -290,8 +289,7 @@ def _deeper_gram(
     floors = _shares(floors, before, now, "max")
     bounds = Bounds(near, trusted(torch.float64), floors)
 
-    def deepen(places: list[int], kept: list[Tensor]) -> Deeper:
-        left = [ks[b] - len(order) for b, order in zip(places, kept, strict=True)]
+    def deepen(places: list[int], kept: list[Tensor], left: list[int]) -> Deeper:
         some = [after[b] for b in places]
         return _deeper_gram(some, kept, left, [floors[b] for b in places], near)
 

@@ -99,6 +99,9 @@ class Deeper:
     shares: list[float]
 
 
+Deepen = Callable[[list[int], list[Tensor], list[int]], Deeper]
+
+
 class Stages:
     """A run, and those that go on where it had to stop.
 
@@ -109,12 +112,11 @@ class Stages:
     ks : list of int
         How many tokens of each image at most.
     deepen : callable
-        ``deepen(places, kept)``: what goes on with some images, given what was kept of each [c].
+        ``deepen(places, kept, left)``: what goes on with some images, given what was kept of each
+        [c], and how many tokens are left to pick.
     """
 
-    def __init__(
-        self, run: Run, ks: list[int], deepen: Callable[[list[int], list[Tensor]], Deeper]
-    ) -> None:
+    def __init__(self, run: Run, ks: list[int], deepen: Deepen) -> None:
         self._run, self._ks, self._deepen = run, ks, deepen
         self._asked: tuple[int, float | Tensor] = (0, 0.0)
         self._later: list[_Later] = []
@@ -136,7 +138,8 @@ class Stages:
             order, ranks = self._run.picks(self._run.steps)
             counts = ranks[places, 0].tolist()
             kept = [order[b, :c] for b, c in zip(places, counts, strict=True)]
-            deeper = self._deepen(places, kept)
+            left = [self._ks[b] - c for b, c in zip(places, counts, strict=True)]
+            deeper = self._deepen(places, kept, left)
             self._later.append(_Later(places, counts, deeper.shares, deeper.stages))
             self._later[-1].advance(*self._asked)
         for later in self._later:
