@@ -12,13 +12,16 @@ from typing import Any
 
 import httpx
 import numpy as np
+from PIL import Image, ImageChops
 from tqdm import tqdm
 
 from sparevlm.pocket.questions import sample
+from sparevlm.pocket.scenes import draw_scene
 
 SIZES = [(336, 336), (640, 480), (480, 640), (1280, 720), (1024, 1024)]
 WORDS = [8, 24, 64]  # of a question, about
 ANSWERS = [8, 32]  # tokens
+FRAMES, SHOT, FRAME = 32, 8, 256  # of a video; until a cut; pixels a side
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,10 @@ class Served:
     last: float
 
 
-def make_requests(count: int, rate: float, seed: int, model: str) -> list[Asked]:
-    """Poisson arrivals of questions of several lengths about pictures of several sizes.
+def make_requests(
+    count: int, rate: float, seed: int, model: str, *, videos: bool = False
+) -> list[Asked]:
+    """Poisson arrivals of questions of several lengths about pictures of several sizes, or videos.
 
     All pictures differ, so that no cache answers; the same seed makes the same requests.
     """
@@ -46,25 +51,40 @@ def make_requests(count: int, rate: float, seed: int, model: str) -> list[Asked]
     times = np.cumsum(rng.exponential(1 / rate, count))
     found = []
     for i, at in enumerate(times):
-        scene, question = sample("train", seed * 1_000 + i)
-        picture = scene.picture().resize(SIZES[int(rng.integers(len(SIZES)))])
-        held = io.BytesIO()
-        picture.save(held, "JPEG", quality=90)
-        url = "data:image/jpeg;base64," + base64.b64encode(held.getvalue()).decode()
-        words = question.text.split()
+        number = seed * 1_000 + i
+        shown = _video(number) if videos else _picture(number, rng)
+        words = sample("train", number)[1].text.split()
         length = WORDS[int(rng.integers(len(WORDS)))]
         text = " ".join((words * length)[: max(length, len(words))])
-        content = [
-            {"type": "image_url", "image_url": {"url": url}},
-            {"type": "text", "text": text},
-        ]
         body = {
-            "model": model, "messages": [{"role": "user", "content": content}], "temperature": 0,
-            "max_tokens": ANSWERS[int(rng.integers(len(ANSWERS)))], "ignore_eos": True,
-            "stream": True,
+            "model": model,
+            "messages": [{"role": "user", "content": [shown, {"type": "text", "text": text}]}],
+            "temperature": 0, "max_tokens": ANSWERS[int(rng.integers(len(ANSWERS)))],
+            "ignore_eos": True, "stream": True,
         }  # fmt: skip
         found.append(Asked(float(at), body))
     return found
+
+
+def _jpeg(picture: Image.Image) -> str:
+    held = io.BytesIO()
+    picture.save(held, "JPEG", quality=90)
+    return base64.b64encode(held.getvalue()).decode()
+
+
+def _picture(number: int, rng: np.random.Generator) -> dict[str, Any]:
+    picture = sample("train", number)[0].picture().resize(SIZES[int(rng.integers(len(SIZES)))])
+    return {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64," + _jpeg(picture)}}
+
+
+def _video(number: int) -> dict[str, Any]:
+    """A new scene every SHOT frames, in between the same one moved by some pixels."""
+    frames = []
+    for i in range(FRAMES):
+        scene = draw_scene(number * FRAMES + i // SHOT).picture().resize((FRAME, FRAME))
+        frames.append(_jpeg(ImageChops.offset(scene, 3 * (i % SHOT), 0)))
+    url = "data:video/jpeg;base64," + ",".join(frames)
+    return {"type": "video_url", "video_url": {"url": url}}
 
 
 async def run(url: str, requests: list[Asked], concurrency: int, label: str) -> list[Served]:

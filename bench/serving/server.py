@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -52,8 +53,10 @@ class Server:
 
 
 @contextmanager
-def serving(model: Path, keep: int | None, log: Path, options: list[str]) -> Iterator[Server]:
-    """A server of a checkpoint that keeps so many tokens of each picture; None: all."""
+def serving(
+    model: Path, settings: dict[str, Any] | None, log: Path, options: list[str]
+) -> Iterator[Server]:
+    """A server of a checkpoint, with these settings of sparevlm; None: nothing is pruned."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -61,8 +64,8 @@ def serving(model: Path, keep: int | None, log: Path, options: list[str]) -> Ite
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model),
         "--served-model-name", "bench", "--host", "127.0.0.1", "--port", str(port), *options,
     ]  # fmt: skip
-    if keep is not None:
-        command += ["--mm-processor-kwargs", json.dumps({"sparevlm": {"keep": keep}})]
+    if settings is not None:
+        command += ["--mm-processor-kwargs", json.dumps({"sparevlm": settings})]
     with log.open("w") as out:
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
