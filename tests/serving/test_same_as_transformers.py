@@ -49,7 +49,9 @@ class Transformers:
         self.processor = tf.AutoProcessor.from_pretrained(folder)
         self.model = checkpoints.load(folder)
 
-    def answer(self, request: Request, keep: Any, positions: str, **settings: Any) -> tuple:
+    def answer(
+        self, request: Request, keep: Any, positions: str, relevance: str = "auto", **settings: Any
+    ) -> tuple:
         """Length of the prompt as pruned, and the new token ids."""
         images = [Image.open(path).convert("RGB") for path in request.pictures]
         inputs = self.processor(text=[request.prompt], images=images, return_tensors="pt")
@@ -60,7 +62,8 @@ class Transformers:
             out = self.model.generate(**inputs, **options)
             return length, out[0, length:].tolist()
         method = SPARE(keep=keep, positions=positions, **settings)
-        with method.attach(self.model, tokenizer=self.processor.tokenizer) as handle:
+        tokenizer = self.processor.tokenizer
+        with method.attach(self.model, tokenizer=tokenizer, relevance=relevance) as handle:
             out = self.model.generate(**inputs, **options)
         shorter = sum(image.before - image.after for image in handle.report)
         return length - shorter, out[0, length:].tolist()
@@ -198,14 +201,14 @@ def test_300_pictures_are_encoded_a_few_at_a_time(llava, pictures, tmp_path):
         limit_mm_per_prompt={"image": 10}, mm_processor_cache_gb=0,
     )  # fmt: skip
     assert all(len(answer.ids) == 2 for answer in found)
-    encoded = json.loads((tmp_path / "job.encoded.json").read_text())
+    encoded = json.loads((tmp_path / "seen.json").read_text())["encoded"]
     assert sum(encoded) == 300
     assert max(encoded) <= 2048 // 16  # what the encoder's memory was measured with
 
 
 def test_an_answer_bound_to_choices(pictures, tmp_path):
     prompt = "USER: <image>\nis it red ? ASSISTANT:"
-    asked = Request(prompt, [pictures[0]], {"keep": 5}, choices=["red", "blue"])
+    asked = Request(prompt, [pictures[0]], {"keep": 5}, structured={"choice": ["red", "blue"]})
     ((found,),) = answers(tmp_path, POCKET, [[asked]])
     assert found.text.strip() in ("red", "blue")
 
