@@ -24,16 +24,17 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = {
     "dtype": "float32", "enforce_eager": True, "max_model_len": 512, "max_num_seqs": 8,
-    "max_num_batched_tokens": 512, "limit_mm_per_prompt": {"image": 4}, "seed": 0,
+    "max_num_batched_tokens": 512, "limit_mm_per_prompt": {"image": 4, "video": 4}, "seed": 0,
 }  # fmt: skip
 _ALIVE = 2  # engines that wait for further requests; each holds some gigabytes
 
 
 @dataclass
 class Request:
-    """A prompt, paths of pictures, and what to ask of sparevlm; `sampling` are fields of vLLM's.
+    """A prompt, paths of pictures and videos, and what to ask of sparevlm.
 
-    A picture whose name ends in .pt is a tensor: embeddings.
+    A picture whose name ends in .pt is a tensor: embeddings. `sampling` holds fields of vLLM's
+    `SamplingParams`, `structured` those of its `StructuredOutputsParams`.
     """
 
     prompt: str
@@ -41,9 +42,26 @@ class Request:
     sparevlm: Any = None
     uuids: list[str] | None = None
     tokens: int = 8
+    films: list[str] = field(default_factory=list)
     lora: str | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
     structured: dict[str, Any] = field(default_factory=dict)
+
+
+RATE = 8.0  # frames a second
+
+
+def film(path: str) -> tuple[Any, dict[str, Any]]:
+    """Frames [F, H, W, 3], and what vLLM wants to know of them."""
+    import numpy as np
+
+    frames = np.load(path)
+    known = {
+        "fps": RATE, "duration": len(frames) / RATE, "total_num_frames": len(frames),
+        "frames_indices": [*range(len(frames))], "video_backend": "none",
+        "do_sample_frames": False,
+    }  # fmt: skip
+    return frames, known
 
 
 @dataclass
@@ -78,7 +96,7 @@ def _first() -> Any:
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.serving.engine_process"],
         env=environment(VLLM_ENABLE_V1_MULTIPROCESSING="0"), cwd=ROOT, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
     )  # fmt: skip
 
     def end() -> None:
@@ -98,6 +116,17 @@ def forked(kind: str, folder: Path, **given: Any) -> Path:
     return log
 
 
+def ended(folder: Path, module: str, options: list[str], **variables: str) -> tuple[int, str]:
+    """Status and output of python -m MODULE OPTIONS, which is to end by itself."""
+    log = forked("module", folder, module=module, options=options, variables=variables)
+    status = log.with_name("log.status")
+    for _ in range(1800):
+        if status.exists() and status.read_text():
+            return int(status.read_text()), log.read_text()
+        time.sleep(0.1)
+    raise AssertionError(f"{module} is still running: {log.read_text()[-4000:]}")
+
+
 class Engine:
     """An `LLM` with these arguments. Raises AssertionError with vLLM's words if it cannot start."""
 
@@ -106,11 +135,13 @@ class Engine:
         address = str(self._folder / "socket")
         given = {"model": str(model), **ENGINE, **engine}
         self._log = forked("engine", self._folder, address=address, engine=given)
-        for _ in range(1200):
+        while True:
             try:
                 self._connection = Client(address)
                 break
             except (FileNotFoundError, ConnectionRefusedError):
+                assert _first().poll() is None, "vLLM could not be imported, see stderr"
+                assert not self._log.with_name("log.status").exists(), self._log.read_text()
                 time.sleep(0.1)
         error = self._get()
         assert not error, error
@@ -131,7 +162,8 @@ class Engine:
     def seen(self) -> dict[str, Any]:
         """What was seen since this was asked for last.
 
-        Pictures `encoded` at once, requests `preempted`, drafted tokens `accepted`.
+        `pictures` and `frames` that the tower got at once, the encoder's `room` in tokens, requests
+        `preempted`, drafted tokens `accepted`.
         """
         self._connection.send(("seen", []))
         found: dict[str, Any] = self._get()
@@ -165,11 +197,14 @@ def close_all() -> None:
 def answers(
     folder: Path, model: Path, rounds: list[list[Request]], **engine: Any
 ) -> list[list[Answer]]:
-    """What a new engine says to rounds of requests; what it saw lies in `folder`/seen.json."""
+    """What a new engine says to rounds of requests.
+
+    What `seen` says then lies in `folder`/job.encoded.json.
+    """
     running = Engine(model, **engine)
     try:
         found = running.ask(rounds)
-        (folder / "seen.json").write_text(json.dumps(running.seen()))
+        (folder / "job.encoded.json").write_text(json.dumps(running.seen()))
         return found
     finally:
         running.close()

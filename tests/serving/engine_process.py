@@ -14,16 +14,18 @@ from typing import Any
 import torch
 from PIL import Image
 
-from tests.serving.engine import Answer, Request
+from tests.serving.engine import Answer, Request, film
 
 
 def main() -> None:
     """Fork one process for each line of JSON, until there are no more."""
     import vllm.entrypoints.openai.api_server
     import vllm.v1.worker.cpu_worker  # noqa: F401
+    from vllm.model_executor.models import registry
 
     import sparevlm.serving.models  # noqa: F401
 
+    registry._run_in_subprocess = lambda inspect: inspect()  # that would import vLLM once more
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
     for line in sys.stdin:
         if os.fork() == 0:
@@ -32,6 +34,7 @@ def main() -> None:
 
 
 def _child(job: dict[str, Any]) -> int:
+    """Its status is written beside its log."""
     with open(job["log"], "w") as log, open(os.devnull) as nothing:
         for stream, number in ((nothing, 0), (log, 1), (log, 2)):
             os.dup2(stream.fileno(), number)
@@ -48,11 +51,13 @@ def _child(job: dict[str, Any]) -> int:
         traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
+    with open(job["log"] + ".status", "w") as file:
+        file.write(str(status))
     return status
 
 
 def _run(module: str, options: list[str], variables: dict[str, str]) -> None:
-    """As python -m does, and the status into the log."""
+    """As python -m does."""
     os.environ.update(variables)
     sys.argv = [module, *options]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
@@ -67,31 +72,58 @@ def _serve(address: str, engine: dict[str, Any]) -> None:
         except BaseException:
             connection.send(traceback.format_exc())
             return
-        encoded: list[int] = []  # pictures that the vision tower got at once
+        seen = Seen(llm)
         if engine.get("tensor_parallel_size", 1) == 1:  # else it lives in other processes
-            llm.apply_model(lambda model: _watch(model, encoded))
+            llm.apply_model(seen.watch)
         connection.send("")
-        _answer(connection, llm, encoded)
+        _answer(connection, llm, seen)
 
 
-def _answer(connection: Connection, llm: Any, encoded: list[int]) -> None:
+class Seen:
+    """What an engine did since it was asked for last."""
+
+    def __init__(self, llm: Any) -> None:
+        self.llm, self.films = llm, False
+        self.at_once: dict[str, list[int]] = {"pictures": [], "frames": []}
+        self.before = self._counted()
+
+    def watch(self, model: Any) -> None:
+        """Note how many pictures or frames the tower gets at once."""
+        tower = model.vision_tower if hasattr(model, "vision_tower") else model.visual
+
+        def note(_: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+            count = len(args[0] if args else named["pixel_values"])
+            self.at_once["frames" if self.films else "pictures"].append(count)
+
+        tower.register_forward_pre_hook(note, with_kwargs=True)
+
+    def _counted(self) -> dict[str, int]:
+        values = {metric.name: getattr(metric, "value", 0) for metric in self.llm.get_metrics()}
+        return {name: int(values.get(metric, 0)) for name, metric in _COUNTERS.items()}
+
+    def told(self) -> dict[str, Any]:
+        """See `Engine.seen`."""
+        now, at_once = self._counted(), self.at_once
+        grown = {name: now[name] - self.before[name] for name in now}
+        self.before, self.at_once = now, {"pictures": [], "frames": []}
+        room = self.llm.llm_engine.vllm_config.scheduler_config.max_num_encoder_input_tokens
+        return {**at_once, **grown, "room": room}
+
+
+def _answer(connection: Connection, llm: Any, seen: Seen) -> None:
     from vllm.exceptions import VLLMValidationError
 
-    before = _counted(llm)
     while True:
         try:
             how, rounds = connection.recv()
         except EOFError:
             return
         if how == "seen":
-            now = _counted(llm)
-            grown = {name: now[name] - before[name] for name in now}
-            connection.send({"encoded": list(encoded), **grown})
-            encoded.clear()
-            before = now
+            connection.send(seen.told())
             continue
         found = []
         for part in rounds:
+            seen.films = any(request.films for request in part)
             try:
                 found.append(globals()[how](llm, part))
             except (ValueError, NotImplementedError, VLLMValidationError) as error:
@@ -104,18 +136,7 @@ _COUNTERS = {
 }  # fmt: skip
 
 
-def _counted(llm: Any) -> dict[str, int]:
-    values = {metric.name: getattr(metric, "value", 0) for metric in llm.get_metrics()}
-    return {name: int(values.get(metric, 0)) for name, metric in _COUNTERS.items()}
-
-
-def _watch(model: Any, encoded: list[int]) -> None:
-    tower = model.vision_tower if hasattr(model, "vision_tower") else model.visual
-
-    def note(_: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-        encoded.append(len(args[0] if args else named["pixel_values"]))
-
-    tower.register_forward_pre_hook(note, with_kwargs=True)
+_ADAPTERS: dict[str, int] = {}  # paths, and the numbers that vLLM knows them by
 
 
 def _prompt(request: Request) -> dict[str, Any]:
@@ -126,9 +147,14 @@ def _prompt(request: Request) -> dict[str, Any]:
     prompt: dict[str, Any] = {"prompt": request.prompt}
     if request.prompt.endswith(".pt"):
         prompt = {"prompt_embeds": torch.load(request.prompt)}
+    given: dict[str, Any] = {}
     if pictures:
         embedded = request.pictures[0].endswith(".pt")
-        prompt["multi_modal_data"] = {"image": pictures[0] if embedded else pictures}
+        given["image"] = pictures[0] if embedded else pictures
+    if request.films:
+        given["video"] = [film(path) for path in request.films]
+    if given:
+        prompt["multi_modal_data"] = given
     if request.sparevlm is not None:
         prompt["mm_processor_kwargs"] = {"sparevlm": request.sparevlm}
     if request.uuids is not None:
@@ -141,7 +167,8 @@ def _lora(request: Request) -> Any:
 
     if request.lora is None:
         return None
-    return LoRARequest(request.lora, 1 + sum(request.lora.encode()) % 10**6, request.lora)
+    number = _ADAPTERS.setdefault(request.lora, len(_ADAPTERS) + 1)
+    return LoRARequest(request.lora, number, request.lora)
 
 
 def generate(llm: Any, requests: list[Request]) -> list[Answer]:
@@ -196,13 +223,6 @@ def embed(llm: Any, requests: list[Request]) -> list[Answer]:
     """Embeddings."""
     found = llm.embed([_prompt(r) for r in requests], use_tqdm=False)
     return [Answer(len(o.prompt_token_ids), numbers=list(o.outputs.embedding)) for o in found]
-
-
-def sleep(llm: Any, requests: list[Request]) -> list[Answer]:
-    """The same before the engine sleeps and after it woke up."""
-    llm.sleep(level=1)
-    llm.wake_up()
-    return generate(llm, requests)
 
 
 if __name__ == "__main__":

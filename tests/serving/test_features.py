@@ -66,13 +66,7 @@ class Model:
         return self.other.answer(request, settings.pop("keep", KEEP), POSITION, **settings)
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(name, marks=pytest.mark.xdist_group(f"features-{name}"))
-        for name in ("llava", "qwen2_5_vl")
-    ],
-)
+@pytest.fixture(scope="module", params=["llava", "qwen2_5_vl"])
 def model(request, tmp_path_factory) -> Model:
     return Model(request.param, tmp_path_factory.mktemp(request.param))
 
