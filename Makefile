@@ -93,7 +93,7 @@ test-lmms: .venv-lmms/.test ## tests with lmms-eval itself, offline
 .PHONY: test-serving
 test-serving: export OMP_NUM_THREADS = 1
 test-serving: .venv-vllm/.test ## tests with vLLM itself on a CPU (x86 Linux)
-	.venv-vllm/bin/python -m pytest -n $(JOBS) --dist loadgroup tests/serving
+	.venv-vllm/bin/python -m pytest -n $(JOBS) --dist loadfile tests/serving
 
 .PHONY: test-torchvision
 test-torchvision: export OMP_NUM_THREADS = 1

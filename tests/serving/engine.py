@@ -1,36 +1,67 @@
-"""Answers of vLLM, in a process of its own: python -m tests.serving.engine JOB.json.
+"""vLLM engines for the tests, in processes of their own that start from one that has vLLM already.
 
-A job holds the arguments of `LLM` and rounds of requests; it is answered with token ids and lengths
-of prompts in JOB.answers.json. Requests of a round run together.
+Importing vLLM takes longer than starting a tiny model, so `tests.serving.engine_process` does it
+once for each pytest process and forks from there. Requests of a round run together.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, field
+import tempfile
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from functools import cache
+from multiprocessing.connection import Client
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = {
     "dtype": "float32", "enforce_eager": True, "max_model_len": 512, "max_num_seqs": 8,
-    "max_num_batched_tokens": 512, "limit_mm_per_prompt": {"image": 4}, "seed": 0,
+    "max_num_batched_tokens": 512, "limit_mm_per_prompt": {"image": 4, "video": 4}, "seed": 0,
 }  # fmt: skip
+_ALIVE = 2  # engines that wait for further requests; each holds some gigabytes
 
 
 @dataclass
 class Request:
-    """A prompt, paths of pictures, and what to ask of sparevlm; `choices` bound the answer."""
+    """A prompt, paths of pictures and videos, and what to ask of sparevlm.
+
+    A picture whose name ends in .pt is a tensor: embeddings. `sampling` holds fields of vLLM's
+    `SamplingParams`, `structured` those of its `StructuredOutputsParams`.
+    """
 
     prompt: str
     pictures: list[str]
     sparevlm: Any = None
     uuids: list[str] | None = None
-    choices: list[str] | None = None
     tokens: int = 8
+    films: list[str] = field(default_factory=list)
+    lora: str | None = None
+    sampling: dict[str, Any] = field(default_factory=dict)
+    structured: dict[str, Any] = field(default_factory=dict)
+
+
+RATE = 8.0  # frames a second
+
+
+def film(path: str) -> tuple[Any, dict[str, Any]]:
+    """Frames [F, H, W, 3], and what vLLM wants to know of them."""
+    import numpy as np
+
+    frames = np.load(path)
+    known = {
+        "fps": RATE, "duration": len(frames) / RATE, "total_num_frames": len(frames),
+        "frames_indices": [*range(len(frames))], "video_backend": "none",
+        "do_sample_frames": False,
+    }  # fmt: skip
+    return frames, known
 
 
 @dataclass
@@ -42,6 +73,10 @@ class Answer:
     text: str = ""
     cached: int = 0  # tokens of the prompt that lay in the prefix cache
     error: str = ""
+    several: list[list[int]] = field(default_factory=list)  # n > 1, or beams
+    logprobs: list[float] = field(default_factory=list)  # of the answer's tokens
+    prompt_logprobs: list[float] = field(default_factory=list)  # of the prompt's, from the second
+    numbers: list[float] = field(default_factory=list)  # an embedding
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -50,87 +85,126 @@ def environment(**more: str) -> dict[str, str]:
     return {
         **ours, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "WARNING",
         "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "OMP_NUM_THREADS": "1",
-        "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind", "PYTHONPATH": str(ROOT), **more,
+        "VLLM_ALLOW_INSECURE_SERIALIZATION": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", **more,
     }  # fmt: skip
+
+
+@cache
+def _first() -> Any:
+    """The process that others are forked from."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.serving.engine_process"],
+        env=environment(VLLM_ENABLE_V1_MULTIPROCESSING="0"), cwd=ROOT, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+
+    def end() -> None:
+        close_all()
+        process.stdin.close()
+        process.wait(60)
+
+    atexit.register(end)
+    return process
+
+
+def forked(kind: str, folder: Path, **given: Any) -> Path:
+    """Have a process forked that does what `kind` says; the file that its output goes to."""
+    log = folder / "log"
+    _first().stdin.write(json.dumps({"kind": kind, "log": str(log), **given}) + "\n")
+    _first().stdin.flush()
+    return log
+
+
+def ended(folder: Path, module: str, options: list[str], **variables: str) -> tuple[int, str]:
+    """Status and output of python -m MODULE OPTIONS, which is to end by itself."""
+    log = forked("module", folder, module=module, options=options, variables=variables)
+    status = log.with_name("log.status")
+    for _ in range(1800):
+        if status.exists() and status.read_text():
+            return int(status.read_text()), log.read_text()
+        time.sleep(0.1)
+    raise AssertionError(f"{module} is still running: {log.read_text()[-4000:]}")
+
+
+class Engine:
+    """An `LLM` with these arguments. Raises AssertionError with vLLM's words if it cannot start."""
+
+    def __init__(self, model: Path, **engine: Any) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="engine-"))
+        address = str(self._folder / "socket")
+        given = {"model": str(model), **ENGINE, **engine}
+        self._log = forked("engine", self._folder, address=address, engine=given)
+        while True:
+            try:
+                self._connection = Client(address)
+                break
+            except (FileNotFoundError, ConnectionRefusedError):
+                assert _first().poll() is None, "vLLM could not be imported, see stderr"
+                assert not self._log.with_name("log.status").exists(), self._log.read_text()
+                time.sleep(0.1)
+        error = self._get()
+        assert not error, error
+
+    def _get(self) -> Any:
+        try:
+            assert self._connection.poll(300), self._log.read_text()[-4000:]
+            return self._connection.recv()
+        except EOFError:
+            raise AssertionError(self._log.read_text()[-4000:]) from None
+
+    def ask(self, rounds: list[list[Request]], how: str = "generate") -> list[list[Answer]]:
+        """What it says to rounds of requests; `how` is a function of `engine_process`."""
+        self._connection.send((how, rounds))
+        found: list[list[Answer]] = self._get()
+        return found
+
+    def seen(self) -> dict[str, Any]:
+        """What was seen since this was asked for last.
+
+        `pictures` and `frames` that the tower got at once, the encoder's `room` in tokens, requests
+        `preempted`, drafted tokens `accepted`.
+        """
+        self._connection.send(("seen", []))
+        found: dict[str, Any] = self._get()
+        return found
+
+    def close(self) -> None:
+        self._connection.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+_shared: OrderedDict[str, Engine] = OrderedDict()
+
+
+def shared(model: Path, **engine: Any) -> Engine:
+    """An engine that tests of this process with the same model and arguments share."""
+    key = json.dumps([str(model), engine], sort_keys=True)
+    if key not in _shared:
+        while len(_shared) >= _ALIVE:
+            _shared.popitem(last=False)[1].close()
+        _shared[key] = Engine(model, **engine)
+    _shared.move_to_end(key)
+    return _shared[key]
+
+
+def close_all() -> None:
+    """Let go of shared engines."""
+    while _shared:
+        _shared.popitem()[1].close()
 
 
 def answers(
     folder: Path, model: Path, rounds: list[list[Request]], **engine: Any
 ) -> list[list[Answer]]:
-    """What vLLM says to rounds of requests."""
-    job = folder / "job.json"
-    given = {"model": str(model), **ENGINE, **engine}
-    job.write_text(json.dumps([given, [[asdict(r) for r in requests] for requests in rounds]]))
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.serving.engine", str(job)],
-        env=environment(VLLM_ENABLE_V1_MULTIPROCESSING="0"), cwd=ROOT,
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
-    found = json.loads(job.with_suffix(".answers.json").read_text())
-    return [[Answer(**answer) for answer in part] for part in found]
+    """What a new engine says to rounds of requests.
 
-
-def main(path: Path) -> None:
-    """Answer a job."""
-    from PIL import Image
-    from vllm import LLM, SamplingParams
-    from vllm.exceptions import VLLMValidationError
-    from vllm.sampling_params import StructuredOutputsParams
-
-    engine, rounds = json.loads(path.read_text())
-    llm = LLM(**engine, disable_log_stats=True)
-    encoded: list[int] = []  # pictures that the vision tower got at once
-
-    def watch(model: Any) -> None:
-        tower = model.vision_tower if hasattr(model, "vision_tower") else model.visual
-
-        def note(_: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-            encoded.append(len(args[0] if args else named["pixel_values"]))
-
-        tower.register_forward_pre_hook(note, with_kwargs=True)
-
-    if engine.get("tensor_parallel_size", 1) == 1:  # else it lives in other processes
-        llm.apply_model(watch)
-    found: list[list[dict[str, Any]]] = []
-    for part in rounds:
-        requests = [Request(**given) for given in part]
-        prompts, sampling = [], []
-        for request in requests:
-            pictures = [Image.open(picture).convert("RGB") for picture in request.pictures]
-            prompt: dict[str, Any] = {"prompt": request.prompt}
-            if pictures:
-                prompt["multi_modal_data"] = {"image": pictures}
-            if request.sparevlm is not None:
-                prompt["mm_processor_kwargs"] = {"sparevlm": request.sparevlm}
-            if request.uuids is not None:
-                prompt["multi_modal_uuids"] = {"image": request.uuids}
-            bound = request.choices and StructuredOutputsParams(choice=request.choices)
-            prompts.append(prompt)
-            sampling.append(
-                SamplingParams(
-                    temperature=0, max_tokens=request.tokens, ignore_eos=not request.choices,
-                    structured_outputs=bound or None,
-                )
-            )  # fmt: skip
-        try:
-            outputs = llm.generate(prompts, sampling, use_tqdm=False)
-        except (ValueError, VLLMValidationError) as error:
-            found.append([asdict(Answer(error=str(error))) for _ in requests])
-            continue
-        found.append([
-            asdict(
-                Answer(
-                    len(o.prompt_token_ids), list(o.outputs[0].token_ids), o.outputs[0].text,
-                    o.num_cached_tokens or 0,
-                )
-            )
-            for o in outputs
-        ])  # fmt: skip
-    path.with_suffix(".answers.json").write_text(json.dumps(found))
-    path.with_suffix(".encoded.json").write_text(json.dumps(encoded))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    What `seen` says then lies in `folder`/job.encoded.json.
+    """
+    running = Engine(model, **engine)
+    try:
+        found = running.ask(rounds)
+        (folder / "job.encoded.json").write_text(json.dumps(running.seen()))
+        return found
+    finally:
+        running.close()

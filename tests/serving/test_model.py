@@ -142,14 +142,22 @@ def test_a_method_that_compares_in_the_language_models_space(monkeypatch):
     questions.__dict__.update(_tower=Tower(), _states=torch.zeros(1, 24, 4))
     questions.__dict__["_tokenizer"] = SimpleNamespace(encode=lambda text, **options: [3, 4])
     embed = torch.nn.Embedding(9, WIDTH)
-    model.get_language_model = lambda: SimpleNamespace(embed_input_ids=embed)
+    language = SimpleNamespace(embed_input_ids=embed, named_modules=lambda: [])
+    model.get_language_model = lambda: language
     (rows,) = pictures(0)
     settings = read_settings({"keep": 5, "guidance": "anti"}, positions=("original",))
     asked = type(settings)(settings.method, "what is it ?")
     with pytest.raises(AssertionError, match="the tower was asked"):
         questions.query(asked, rows, 0)
     monkeypatch.setattr(type(settings.method), "compares", "llm")
-    assert questions.query(asked, rows, 0).source == "llm"
+    found = questions.query(asked, rows, 0)
+    assert found.source == "llm"
+    # With adapters: vLLM's own layer is laid out for a batch.
+    wrapped = SimpleNamespace(base_layer=embed)
+    adapted = SimpleNamespace(named_modules=lambda: [("model.embed_tokens", wrapped)])
+    model.get_language_model = lambda: adapted
+    again = questions.query(asked, rows, 0)
+    assert torch.equal(again.texts, found.texts)
 
 
 def test_each_picture_by_its_own_item():

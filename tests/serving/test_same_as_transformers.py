@@ -17,7 +17,7 @@ import sparevlm
 from sparevlm import SPARE, get_method
 from sparevlm.pocket.scenes import draw_scene
 from tests.serving import checkpoints
-from tests.serving.engine import Request, answers
+from tests.serving.engine import Request, answers, shared
 
 SHAPES = [(112, 112), (200, 120), (90, 180)]  # square, landscape, portrait
 GRID = {"qwen2_vl", "qwen2_5_vl", "qwen3_vl"}
@@ -49,7 +49,9 @@ class Transformers:
         self.processor = tf.AutoProcessor.from_pretrained(folder)
         self.model = checkpoints.load(folder)
 
-    def answer(self, request: Request, keep: Any, positions: str, **settings: Any) -> tuple:
+    def answer(
+        self, request: Request, keep: Any, positions: str, relevance: str = "auto", **settings: Any
+    ) -> tuple:
         """Length of the prompt as pruned, and the new token ids."""
         images = [Image.open(path).convert("RGB") for path in request.pictures]
         inputs = self.processor(text=[request.prompt], images=images, return_tensors="pt")
@@ -60,7 +62,8 @@ class Transformers:
             out = self.model.generate(**inputs, **options)
             return length, out[0, length:].tolist()
         method = SPARE(keep=keep, positions=positions, **settings)
-        with method.attach(self.model, tokenizer=self.processor.tokenizer) as handle:
+        tokenizer = self.processor.tokenizer
+        with method.attach(self.model, tokenizer=tokenizer, relevance=relevance) as handle:
             out = self.model.generate(**inputs, **options)
         shorter = sum(image.before - image.after for image in handle.report)
         return length - shorter, out[0, length:].tolist()
@@ -198,15 +201,15 @@ def test_300_pictures_are_encoded_a_few_at_a_time(llava, pictures, tmp_path):
         limit_mm_per_prompt={"image": 10}, mm_processor_cache_gb=0,
     )  # fmt: skip
     assert all(len(answer.ids) == 2 for answer in found)
-    encoded = json.loads((tmp_path / "job.encoded.json").read_text())
+    encoded = json.loads((tmp_path / "job.encoded.json").read_text())["pictures"]
     assert sum(encoded) == 300
     assert max(encoded) <= 2048 // 16  # what the encoder's memory was measured with
 
 
-def test_an_answer_bound_to_choices(pictures, tmp_path):
+def test_an_answer_bound_to_choices(pictures):
     prompt = "USER: <image>\nis it red ? ASSISTANT:"
-    asked = Request(prompt, [pictures[0]], {"keep": 5}, choices=["red", "blue"])
-    ((found,),) = answers(tmp_path, POCKET, [[asked]])
+    asked = Request(prompt, [pictures[0]], {"keep": 5}, structured={"choice": ["red", "blue"]})
+    ((found,),) = shared(POCKET).ask([[asked]])
     assert found.text.strip() in ("red", "blue")
 
 
@@ -233,7 +236,7 @@ def test_tensor_parallel(pictures, tmp_path):
     assert [seen(a) for a in found] == [other.answer(r, 24, "original") for r in asked]
 
 
-def test_guided_by_the_question(pictures, tmp_path):
+def test_guided_by_the_question(pictures):
     """Pocket has its text tower beside it; the choice follows the question."""
     mark = "<image>"
     words = ["where is the red circle ?", "which digit is in the picture ?"]
@@ -243,7 +246,7 @@ def test_guided_by_the_question(pictures, tmp_path):
         for w in words
     ]  # fmt: skip
     plain = [Request(r.prompt, r.pictures, {"keep": 9}) for r in asked]
-    found, unguided = answers(tmp_path, POCKET, [asked, plain])
+    found, unguided = shared(POCKET).ask([asked, plain])
     other = Transformers(POCKET)
     for answer, request in zip(found, asked, strict=True):
         settings = {"guidance": "anti", "strength": 1.0}
@@ -252,14 +255,13 @@ def test_guided_by_the_question(pictures, tmp_path):
         assert seen(answer) == other.answer(request, 9, "compact")
 
 
-def test_what_is_wrong_is_refused_and_the_next_is_answered(llava, pictures, tmp_path):
-    folder, mark = llava
-    prompt = f"USER: {mark}\nis it red ? ASSISTANT:"
+def test_what_is_wrong_is_refused_and_the_next_is_answered(pictures):
+    prompt = "USER: <image>\nis it red ? ASSISTANT:"
     wrong = [{"keep": 0}, {"keep": 5, "method": "visionzip"}, {"keep": 5, "colour": "red"}]
     rounds = [[Request(prompt, [pictures[0]], setting)] for setting in wrong]
     rounds.append([Request(prompt, [pictures[0]], {"keep": 10**6})])
     rounds.append([Request("USER: is it red ? ASSISTANT:", [], {"keep": 5})])
-    *refused, (above,), (text,) = answers(tmp_path, folder, rounds)
+    *refused, (above,), (text,) = shared(POCKET).ask(rounds)
     words = ["leaves no tokens", "encoder attention", "no setting colour"]
     for (answer,), word in zip(refused, words, strict=True):
         assert word in answer.error

@@ -27,9 +27,7 @@ from sparevlm import SPARE, cli, load
 from sparevlm.chat import tokenized
 from sparevlm.pocket.questions import sample
 from sparevlm.pocket.scenes import draw_scene
-from tests.serving.engine import ROOT, environment
-
-pytestmark = pytest.mark.xdist_group("server")  # one for all tests
+from tests.serving.engine import ROOT, ended, environment
 
 POCKET = Path(sparevlm.__file__).parent / "pocket" / "weights"
 KEEP = 24
@@ -63,27 +61,30 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
-def start(log, *options: str, **more: str) -> tuple[subprocess.Popen, int]:
-    port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(POCKET),
-         "--served-model-name", "pocket", "--host", "127.0.0.1", "--port", str(port),
-         "--dtype", "float32", "--enforce-eager", "--max-model-len", "1024",
-         "--max-num-seqs", "16", "--max-num-batched-tokens", "1024",
-         "--limit-mm-per-prompt", '{"image": 4}', *options],
-        env=environment(**more), cwd=ROOT, stdout=log, stderr=log, text=True,
-    )  # fmt: skip
-    return process, port
+MODULE = "vllm.entrypoints.openai.api_server"
+
+
+def options(port: int, *more: str) -> list[str]:
+    return [
+        "--model", str(POCKET), "--served-model-name", "pocket", "--host", "127.0.0.1",
+        "--port", str(port), "--dtype", "float32", "--enforce-eager", "--max-model-len", "1024",
+        "--max-num-seqs", "16", "--max-num-batched-tokens", "1024",
+        "--limit-mm-per-prompt", '{"image": 4}', *more,
+    ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     path = tmp_path_factory.mktemp("server") / "log"
     log = path.open("w")
-    process, port = start(
-        log,
-        "--mm-processor-kwargs", json.dumps({"sparevlm": {"keep": KEEP}}),
+    port = free_port()
+    asked = options(
+        port, "--mm-processor-kwargs", json.dumps({"sparevlm": {"keep": KEEP}}),
         "--trust-request-mm-kwargs",
+    )  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", MODULE, *asked],
+        env=environment(), cwd=ROOT, stdout=log, stderr=log, text=True,
     )  # fmt: skip
     found = Server(process, port)
     try:
@@ -293,7 +294,7 @@ def test_it_lives_on(server, reference):
 
 
 @pytest.mark.parametrize(
-    ("options", "variables", "words"),
+    ("more", "variables", "words"),
     [
         (["--mm-processor-kwargs", '{"sparevlm": {"keep": 5, "method": "visionzip"}}'], {},
          "encoder attention"),
@@ -301,11 +302,10 @@ def test_it_lives_on(server, reference):
         (["--hf-overrides", '{"sparevlm": {"keep": 0}}'], {}, "leaves no tokens"),
     ],
 )  # fmt: skip
-def test_a_wrong_setting_ends_the_start(tmp_path, options, variables, words):
-    with (tmp_path / "log").open("w") as log:
-        process, _ = start(log, *options, **variables)
-        assert process.wait(timeout=180) != 0
-    assert words in (tmp_path / "log").read_text()
+def test_a_wrong_setting_ends_the_start(tmp_path, more, variables, words):
+    status, said = ended(tmp_path, MODULE, options(free_port(), *more), **variables)
+    assert status != 0
+    assert words in said
 
 
 def test_ask_url(server, reference, tmp_path, capsys):

@@ -13,6 +13,7 @@ from sparevlm.serving.settings import KEY, Settings, from_environment, read_sett
 # Attributes of the Hugging Face configuration, which all processes get.
 _BLOCKED = f"{KEY}_blocked"
 _PLACES = f"{KEY}_places"
+_WORDS_ALONE = ("ngram", "ngram_gpu", "suffix")  # drafts that no model makes need no positions
 
 
 def positions_of(model_config: Any) -> tuple[str, ...]:
@@ -91,6 +92,11 @@ def _obstacle(config: Any) -> str:
     vision = getattr(config.model_config.hf_config, "vision_config", None)
     if getattr(vision, "model_type", "") == "pixtral":
         return "Pixtral's rows of patches end with marks that no pruned picture has: use another"
+    if config.lora_config is not None and config.lora_config.enable_tower_connector_lora:
+        return (
+            "vLLM lays adapters of the vision tower out for the tokens that are kept, where the "
+            "tower has all of them: remove --enable-tower-connector-lora, or do without pruning"
+        )
     return ""
 
 
@@ -101,8 +107,12 @@ def _barred(config: Any) -> str:
             "vLLM's own pruning of videos puts places of its own behind the features: remove "
             "--video-pruning-rate"
         )
-    if config.speculative_config is not None:
-        return "a draft model does not know where kept tokens lie: remove --speculative-config"
+    drafts = config.speculative_config
+    if drafts is not None and drafts.method not in _WORDS_ALONE:
+        return (
+            "a draft model does not know where kept tokens lie: remove --speculative-config, or "
+            'draft from the words so far with its "method": "ngram"'
+        )
     if config.parallel_config.pipeline_parallel_size > 1:
         return (
             "only the first pipeline stage knows where kept tokens lie: use "

@@ -95,5 +95,16 @@ class Questions:
             )
         words = self._tokenizer.encode(settings.question, add_special_tokens=False)
         ids = torch.tensor(words, dtype=torch.int64, device=features.device)
-        embed = self._model[0].get_language_model().embed_input_ids
-        return EmbeddingScorer(embed).query(features, None, None, ids)
+        return EmbeddingScorer(_embeddings(self._model[0])).query(features, None, None, ids)
+
+
+def _embeddings(model: Any) -> Any:
+    """The language model's rows of words.
+
+    Without adapters: vLLM lays those out for the tokens of a batch, which these words are not.
+    """
+    language = model.get_language_model()
+    for name, module in language.named_modules():
+        if name.endswith("embed_tokens") and hasattr(module, "base_layer"):
+            return module.base_layer
+    return language.embed_input_ids
