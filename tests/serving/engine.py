@@ -144,7 +144,9 @@ class Engine:
                 assert not self._log.with_name("log.status").exists(), self._log.read_text()
                 time.sleep(0.1)
         error = self._get()
-        assert not error, error
+        if error:
+            self.close()
+            raise AssertionError(error)
 
     def _get(self) -> Any:
         try:
