@@ -46,6 +46,7 @@ sources.installed = lacking
 def fresh(monkeypatch):
     """As in the first process of a server, whose vLLM can be made to lack things."""
     monkeypatch.setenv(tested._ANSWER, "")  # so that what is written is forgotten again
+    monkeypatch.setattr(tested, "_said", set())
     real = sources.installed
 
     def lack(before: str, after: str) -> None:
@@ -83,7 +84,8 @@ def test_this_vllm_is_the_one_that_is_named(fresh, caplog):
     with caplog.at_level(logging.INFO, "vllm.sparevlm"):
         logging.getLogger("vllm").propagate = True
         assert tested.refusal() == ""
-        assert tested.refusal() == ""
+        tested.say()
+        tested.say()
     (record,) = caplog.records  # once
     assert record.levelname == "INFO"
     assert record.message == (
@@ -95,6 +97,7 @@ def test_another_vllm_is_warned_of(fresh, caplog, monkeypatch):
     monkeypatch.setattr(vllm, "__version__", "0.99.1")
     logging.getLogger("vllm").propagate = True
     assert tested.refusal() == ""
+    tested.say()
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert f"tested with vLLM {tested.TESTED}, and this is 0.99.1" in record.message
@@ -155,6 +158,27 @@ def test_a_vllm_without_the_hook_is_refused_in_a_sentence(fresh, monkeypatch):
         serving.register()
 
 
+def run(folder, code: str) -> subprocess.CompletedProcess:
+    """A program in a process of its own, with vLLM's log."""
+    (folder / "start.py").write_text(f"if __name__ == '__main__':\n    exec({code!r})\n")
+    return subprocess.run(
+        [sys.executable, str(folder / "start.py")], env=environment(VLLM_LOGGING_LEVEL="INFO"),
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+def test_the_log_says_it_at_the_start(tmp_path):
+    """As vLLM shows it: its log is set up after plugins are loaded."""
+    done = run(
+        tmp_path,
+        "from vllm.engine.arg_utils import EngineArgs\n"
+        f"EngineArgs({str(POCKET)!r}, dtype='float32', max_model_len=512).create_engine_config()\n",
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said[-3000:]
+    assert said.count(f"sparevlm is tested with vLLM {tested.TESTED}; this is") == 1, said[-3000:]
+
+
 def test_a_server_of_an_unknown_shape_ends_before_a_worker_starts(tmp_path):
     """In a process of its own: the sentence is the last line, and no engine has begun."""
     code = LACKING + (
@@ -162,11 +186,7 @@ def test_a_server_of_an_unknown_shape_ends_before_a_worker_starts(tmp_path):
         f"LLM({str(POCKET)!r}, dtype='float32', enforce_eager=True, max_model_len=512,\n"
         "    mm_processor_kwargs={'sparevlm': {'keep': 9}})\n"
     )
-    (tmp_path / "start.py").write_text(f"if __name__ == '__main__':\n    exec({code!r})\n")
-    done = subprocess.run(
-        [sys.executable, str(tmp_path / "start.py")], env=environment(VLLM_LOGGING_LEVEL="INFO"),
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    done = run(tmp_path, code)
     said = done.stdout + done.stderr
     assert done.returncode != 0
     assert "LlavaForConditionalGeneration has no embed_multimodal" in said, said[-3000:]

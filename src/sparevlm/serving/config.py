@@ -10,7 +10,7 @@ from vllm.config import CUDAGraphMode
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
 from sparevlm.serving.settings import KEY, Settings, from_environment, read_settings
-from sparevlm.serving.tested import refusal
+from sparevlm.serving.tested import refusal, say
 
 log = logging.getLogger("vllm.sparevlm")
 # Attributes of the Hugging Face configuration, which all processes get.
@@ -67,6 +67,7 @@ class PruningConfig(VerifyAndUpdateConfig):
         if why:
             _refuse(vllm_config, why)
             return
+        say()
         model_config = vllm_config.model_config
         if model_config.multimodal_config is None:
             return

@@ -10,6 +10,7 @@ import os
 
 TESTED = "0.32"  # all its patch releases; `make test-serving` installs one
 _ANSWER = "SPAREVLM_VLLM"
+_said: set[str] = set()
 log = logging.getLogger("vllm.sparevlm")
 
 
@@ -37,6 +38,16 @@ def _look_up(version: str) -> str:
             f"where {wrong[0].by} finds {wrong[0].name} changed: {wrong[0].problem}{more}: install "
             f"vllm=={TESTED}.*, or ask for no budget"
         )
+    return ""
+
+
+def say() -> None:
+    """Log, once, which vLLM this one is beside; not before vLLM has set up its log."""
+    from vllm import __version__ as version
+
+    if version in _said:
+        return
+    _said.add(version)
     if version.split("+")[0].split(".")[:2] == TESTED.split("."):
         log.info("sparevlm is tested with vLLM %s; this is %s", TESTED, version)
     else:
@@ -45,4 +56,3 @@ def _look_up(version: str) -> str:
             "there, but nothing was run with it",
             TESTED, version,
         )  # fmt: skip
-    return ""
