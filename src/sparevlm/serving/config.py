@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,9 @@ from vllm.config import CUDAGraphMode
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
 from sparevlm.serving.settings import KEY, Settings, from_environment, read_settings
+from sparevlm.serving.tested import refusal, say
 
+log = logging.getLogger("vllm.sparevlm")
 # Attributes of the Hugging Face configuration, which all processes get.
 _BLOCKED = f"{KEY}_blocked"
 _PLACES = f"{KEY}_places"
@@ -61,6 +64,11 @@ class PruningConfig(VerifyAndUpdateConfig):
     @staticmethod
     def verify_and_update_config(vllm_config: Any) -> None:
         """Notes what stands in the way of pruning, and ends the start where it is asked for."""
+        why = refusal()
+        if why:
+            _refuse(vllm_config, why)
+            return
+        say()
         model_config = vllm_config.model_config
         if model_config.multimodal_config is None:
             return
@@ -85,6 +93,16 @@ class PruningConfig(VerifyAndUpdateConfig):
             # a configuration of its own, and is none the wiser.
             config.mrope_section = [1, 1, 1]
             setattr(config, _PLACES, True)
+
+
+def _refuse(config: Any, why: str) -> None:
+    """Refuse what is asked for in a vLLM of which little is known."""
+    model = getattr(config, "model_config", None)
+    server = getattr(getattr(model, "multimodal_config", None), "mm_processor_kwargs", None) or {}
+    overridden = getattr(getattr(model, "hf_config", None), KEY, None)
+    if from_environment() or KEY in server or overridden is not None:
+        raise ValueError(f"{KEY}: {why}")
+    log.warning("pictures stay whole, whatever a request asks for: %s", why)
 
 
 def _obstacle(config: Any) -> str:
