@@ -88,6 +88,11 @@ class PruningConfig(VerifyAndUpdateConfig):
 
 def _obstacle(config: Any) -> str:
     """Why nothing can be pruned; "" if nothing stands in the way."""
+    if config.model_config.multimodal_config.is_multimodal_pruning_enabled():
+        return (
+            "vLLM's own pruning of videos and this one do not go together: remove "
+            "--video-pruning-rate, or the setting"
+        )
     vision = getattr(config.model_config.hf_config, "vision_config", None)
     if getattr(vision, "model_type", "") == "pixtral":
         return "Pixtral's rows of patches end with marks that no pruned picture has: use another"
@@ -96,11 +101,6 @@ def _obstacle(config: Any) -> str:
 
 def _barred(config: Any) -> str:
     """Why kept tokens cannot keep their positions; "" if they can."""
-    if config.model_config.multimodal_config.is_multimodal_pruning_enabled():
-        return (
-            "vLLM's own pruning of videos puts places of its own behind the features: remove "
-            "--video-pruning-rate"
-        )
     if config.speculative_config is not None:
         return "a draft model does not know where kept tokens lie: remove --speculative-config"
     if config.parallel_config.pipeline_parallel_size > 1:
