@@ -102,13 +102,18 @@ def main(path: Path) -> None:
 
     engine, rounds = json.loads(path.read_text())
     llm = LLM(**engine, disable_log_stats=True)
-    encoded: list[int] = []  # pictures that the vision tower got at once
+    encoded: dict[str, Any] = {"pictures": [], "frames": []}  # that the tower got at once
+    schedule = llm.llm_engine.vllm_config.scheduler_config
+    encoded["room"] = schedule.max_num_encoder_input_tokens
+
+    now = {"films": False}
 
     def watch(model: Any) -> None:
         tower = model.vision_tower if hasattr(model, "vision_tower") else model.visual
 
         def note(_: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-            encoded.append(len(args[0] if args else named["pixel_values"]))
+            count = len(args[0] if args else named["pixel_values"])
+            encoded["frames" if now["films"] else "pictures"].append(count)
 
         tower.register_forward_pre_hook(note, with_kwargs=True)
 
@@ -117,6 +122,7 @@ def main(path: Path) -> None:
     found: list[list[dict[str, Any]]] = []
     for part in rounds:
         requests = [Request(**given) for given in part]
+        now["films"] = any(request.films for request in requests)
         prompts, sampling = [], []
         for request in requests:
             pictures = [Image.open(picture).convert("RGB") for picture in request.pictures]

@@ -56,11 +56,12 @@ def check_number(videos: Any, config: Any) -> None:
     limit = getattr(options, "num_frames", None)
     if limit is None or not isinstance(videos, VideoProcessorItems):
         return
-    for place in range(len(videos)):
-        if videos.get(place) is not None and videos.get_num_frames(place) > limit:
+    for video in videos.get_all():
+        frames = video[0] if isinstance(video, tuple) else video  # beside what is known of it
+        if frames is not None and len(frames) > limit:
             raise _refused(
-                f"a video of {videos.get_num_frames(place)} frames is more than the {limit} that "
-                "this server takes (num_frames of --limit-mm-per-prompt): send fewer frames"
+                f"a video of {len(frames)} frames is more than the {limit} that this server takes "
+                "(num_frames of --limit-mm-per-prompt): send fewer frames"
             )
 
 
