@@ -308,12 +308,15 @@ def test_a_context_shorter_than_an_unpruned_picture(pictures, tmp_path):
 def test_tensor_parallel(pictures, tmp_path):
     prompt = "USER: <image>\nwhat color is the circle ? ASSISTANT:"
     asked = [Request(prompt, [path], tokens=3) for path in pictures]
+    two = "USER: <image> is it like <image>\nwhat color is it ? ASSISTANT:"
+    asked.append(Request(two, pictures[:2], {"keep": 24, "per": "prompt"}, tokens=3))
     (found,) = answers(
         tmp_path, POCKET, [asked], tensor_parallel_size=2,
         mm_processor_kwargs={"sparevlm": {"keep": 24}},
     )  # fmt: skip
     other = Transformers(POCKET)
-    assert [seen(a) for a in found] == [other.answer(r, 24, "original") for r in asked]
+    wanted = [wanted_of(other, request, "original", keep=24) for request in asked]
+    assert [seen(answer) for answer in found] == wanted
 
 
 def test_guided_by_the_question(pictures, tmp_path):
@@ -325,12 +328,14 @@ def test_guided_by_the_question(pictures, tmp_path):
                 {"keep": 9, "guidance": "anti", "strength": 1.0})
         for w in words
     ]  # fmt: skip
+    jointly = Request(f"USER: {mark} {mark}\n{words[0]} ASSISTANT:", pictures[:2],
+                      {"keep": 9, "guidance": "anti", "strength": 1.0, "per": "prompt"})  # fmt: skip
+    asked.append(jointly)
     plain = [Request(r.prompt, r.pictures, {"keep": 9}) for r in asked]
     found, unguided = answers(tmp_path, POCKET, [asked, plain])
     other = Transformers(POCKET)
     for answer, request in zip(found, asked, strict=True):
-        settings = {"guidance": "anti", "strength": 1.0}
-        assert seen(answer) == other.answer(request, 9, "compact", **settings)
+        assert seen(answer) == wanted_of(other, request, "compact")
     for answer, request in zip(unguided, plain, strict=True):
         assert seen(answer) == other.answer(request, 9, "compact")
 
