@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import socket
 import subprocess
@@ -41,9 +42,15 @@ class Server:
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    """One below those that systems hand out, which another process may be given meanwhile."""
+    while True:
+        port = random.randrange(10_000, 30_000)
+        with socket.socket() as found:
+            try:
+                found.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
 
 
 def start(log: Any, model: Path, *options: str, **more: str) -> tuple[subprocess.Popen, int]:

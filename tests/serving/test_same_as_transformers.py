@@ -328,9 +328,8 @@ def test_guided_by_the_question(pictures, tmp_path):
                 {"keep": 9, "guidance": "anti", "strength": 1.0})
         for w in words
     ]  # fmt: skip
-    jointly = Request(f"USER: {mark} {mark}\n{words[0]} ASSISTANT:", pictures[:2],
-                      {"keep": 9, "guidance": "anti", "strength": 1.0, "per": "prompt"})  # fmt: skip
-    asked.append(jointly)
+    two, jointly = f"USER: {mark} {mark}\n{words[0]} ASSISTANT:", {"per": "prompt"}
+    asked.append(Request(two, pictures[:2], asked[0].sparevlm | jointly))
     plain = [Request(r.prompt, r.pictures, {"keep": 9}) for r in asked]
     found, unguided = answers(tmp_path, POCKET, [asked, plain])
     other = Transformers(POCKET)

@@ -24,8 +24,6 @@ from sparevlm.pocket.questions import sample
 from sparevlm.pocket.scenes import draw_scene
 from tests.serving.http import read, running, start, streamed
 
-pytestmark = pytest.mark.xdist_group("server")  # one for all tests
-
 POCKET = Path(sparevlm.__file__).parent / "pocket" / "weights"
 KEEP = 24
 FULL = 196

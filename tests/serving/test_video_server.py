@@ -22,8 +22,6 @@ from tests.serving import checkpoints
 from tests.serving.http import read, running, streamed
 from tests.serving.positions import after_videos
 
-pytestmark = pytest.mark.xdist_group("video server")  # one for all tests
-
 MOST = 64  # frames
 TEMPLATE = "{% for m in messages %}USER: {{ m['content'] }}{% endfor %} ASSISTANT:"
 QUESTION = "what color is the star ?"

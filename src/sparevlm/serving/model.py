@@ -78,8 +78,10 @@ class Pruned:
             for place, (unit, rows) in enumerate(zip(together, features, strict=True)):
                 settings, plain = unit.item.settings, self.plain(rows)
                 query = self._questions.query(settings, plain, place) if settings.guided else None
+                ends = unit.ends or unit.part.modality == "image"  # no other frame has separators
+                candidates = self.candidates(rows) if ends else None
                 unit.features = rows
-                unit.tokens = VisualTokens(plain, self.grid(unit), self.candidates(rows), query)
+                unit.tokens = VisualTokens(plain, self.grid(unit), candidates, query)
         return units
 
     def _features(self, units: list[Unit]) -> list[Tensor]:

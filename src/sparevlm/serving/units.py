@@ -94,7 +94,9 @@ def grouped(units: list[Unit]) -> list[list[Unit]]:
 def leave(group: list[Unit], reduction: Reduction) -> None:
     """Let go of all rows of a group but those that a reduction keeps."""
     borders = torch.tensor([0, *(unit.size for unit in group)]).cumsum(0)
-    cuts = torch.searchsorted(reduction.indices.cpu(), borders).tolist()
+    cuts = [0, len(reduction.indices)]
+    if len(group) > 1:  # else the host need not wait
+        cuts = torch.searchsorted(reduction.indices.cpu(), borders).tolist()
     for i, unit in enumerate(group):
         assert unit.features is not None and unit.tokens is not None
         indices = reduction.indices[cuts[i] : cuts[i + 1]] - int(borders[i])
