@@ -13,13 +13,7 @@ from sparevlm.pocket.training.language import classic_names
 from tests.families import BUILDERS
 from tests.families.common import Made, finished
 
-VIDEOS = {
-    "llava_onevision": "LlavaOnevisionVideoProcessor",
-    "internvl": "InternVLVideoProcessor",
-    "qwen2_vl": "Qwen2VLVideoProcessor",
-    "qwen2_5_vl": "Qwen2VLVideoProcessor",
-    "qwen3_vl": "Qwen3VLVideoProcessor",
-}
+VIDEOS = ("llava_onevision", "internvl", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 NAMES = ("llava", "llava_next", *VIDEOS)
 
 
@@ -52,15 +46,9 @@ def save(made: Made, folder: Path) -> Path:
             own[key] = getattr(processor, key)
     (folder / "processor_config.json").write_text(json.dumps(own))
     if made.name in VIDEOS:
-        video = {"video_processor_type": VIDEOS[made.name], "size": _size(made)}
-        (folder / "video_preprocessor_config.json").write_text(json.dumps(video))
+        video = json.dumps(processor.video_processor.to_dict(), default=str)
+        (folder / "video_preprocessor_config.json").write_text(video)
     return folder
-
-
-def _size(made: Made) -> dict[str, int]:
-    if "qwen" in made.name:
-        return {"shortest_edge": 16 * 16**2, "longest_edge": 60 * 16**2}
-    return {"height": 56, "width": 56}
 
 
 def load(folder: Path) -> Any:

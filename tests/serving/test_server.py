@@ -5,11 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-import re
-import socket
 import struct
-import subprocess
-import sys
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -20,87 +16,28 @@ import pytest
 pytest.importorskip("vllm", reason="needs vLLM: make test-serving")
 
 import httpx
-import psutil
 
 import sparevlm
 from sparevlm import SPARE, cli, load
 from sparevlm.chat import tokenized
 from sparevlm.pocket.questions import sample
 from sparevlm.pocket.scenes import draw_scene
-from tests.serving.engine import ROOT, ended, environment
+from tests.serving.engine import ended
+from tests.serving.http import MODULE, free_port, options, read, running, streamed
 
 POCKET = Path(sparevlm.__file__).parent / "pocket" / "weights"
 KEEP = 24
 FULL = 196
 
 
-class Server:
-    """The server of this test session."""
-
-    def __init__(self, process: subprocess.Popen, port: int) -> None:
-        self.process, self.url = process, f"http://127.0.0.1:{port}"
-
-    def post(self, body: dict, timeout: float = 120) -> httpx.Response:
-        return httpx.post(f"{self.url}/v1/chat/completions", json=body, timeout=timeout)
-
-    def metrics(self) -> dict[str, float]:
-        """Sparevlm's, by name and method."""
-        text = httpx.get(f"{self.url}/metrics", timeout=60).text
-        found = re.findall(r'^(sparevlm_\w+)\{method="(\S+)"\} (\S+)$', text, re.M)
-        return {f"{name} {method}": float(value) for name, method, value in found}
-
-    def processes(self) -> dict[int, int]:
-        """Resident bytes of the server and its workers."""
-        server = psutil.Process(self.process.pid)
-        return {p.pid: p.memory_info().rss for p in [server, *server.children(recursive=True)]}
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
-MODULE = "vllm.entrypoints.openai.api_server"
-
-
-def options(port: int, *more: str) -> list[str]:
-    return [
-        "--model", str(POCKET), "--served-model-name", "pocket", "--host", "127.0.0.1",
-        "--port", str(port), "--dtype", "float32", "--enforce-eager", "--max-model-len", "1024",
-        "--max-num-seqs", "16", "--max-num-batched-tokens", "1024",
-        "--limit-mm-per-prompt", '{"image": 4}', *more,
-    ]  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     path = tmp_path_factory.mktemp("server") / "log"
-    log = path.open("w")
-    port = free_port()
-    asked = options(
-        port, "--mm-processor-kwargs", json.dumps({"sparevlm": {"keep": KEEP}}),
-        "--trust-request-mm-kwargs",
-    )  # fmt: skip
-    process = subprocess.Popen(
-        [sys.executable, "-m", MODULE, *asked],
-        env=environment(), cwd=ROOT, stdout=log, stderr=log, text=True,
-    )  # fmt: skip
-    found = Server(process, port)
-    try:
-        for _ in range(300):
-            if process.poll() is not None:
-                pytest.fail(path.read_text()[-3000:])
-            try:
-                if httpx.get(f"{found.url}/health", timeout=5).status_code == 200:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.5)
+    kwargs = json.dumps({"sparevlm": {"keep": KEEP}})
+    with running(
+        path, POCKET, "--mm-processor-kwargs", kwargs, "--trust-request-mm-kwargs"
+    ) as found:
         yield found
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
-        log.close()
 
 
 def data_url(picture) -> str:
@@ -140,12 +77,6 @@ def reference():
     return ask
 
 
-def read(response: httpx.Response) -> tuple[str, int]:
-    assert response.status_code == 200, response.text
-    found = response.json()
-    return found["choices"][0]["message"]["content"].strip(), found["usage"]["prompt_tokens"]
-
-
 QUESTIONS = [sample("test", i) for i in range(24)]  # scene, question
 
 
@@ -160,15 +91,8 @@ def test_chat_is_the_same_as_transformers(server, reference):
 
 def test_streaming(server, reference):
     scene, question = QUESTIONS[0]
-    asked = body(question.text, data_url(scene.picture()), stream=True)
-    said = ""
-    with httpx.stream(
-        "POST", f"{server.url}/v1/chat/completions", json=asked, timeout=60
-    ) as response:
-        for line in response.iter_lines():
-            if line.startswith("data: {"):
-                said += json.loads(line[6:])["choices"][0]["delta"].get("content") or ""
-    assert said.strip() == reference(scene.picture(), question.text, KEEP)[0]
+    said = streamed(server, body(question.text, data_url(scene.picture())))
+    assert said == reference(scene.picture(), question.text, KEEP)[0]
 
 
 def test_clients_at_once_each_with_its_own_budget(server, reference):
@@ -303,7 +227,7 @@ def test_it_lives_on(server, reference):
     ],
 )  # fmt: skip
 def test_a_wrong_setting_ends_the_start(tmp_path, more, variables, words):
-    status, said = ended(tmp_path, MODULE, options(free_port(), *more), **variables)
+    status, said = ended(tmp_path, MODULE, options(POCKET, free_port(), *more), **variables)
     assert status != 0
     assert words in said
 

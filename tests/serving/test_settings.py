@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sparevlm import Residual
-from sparevlm.serving.item import PrunedItem
+from sparevlm.serving.item import Part, PrunedItem, Run, runs_of
 from sparevlm.serving.model import batches
 from sparevlm.serving.settings import from_environment, read_settings, servable
 
@@ -73,7 +73,8 @@ def test_whole_numbers_are_fine_for_fractions():
         ({"keep": 9, "method": "no-image"}, "known beforehand"),
         ({"keep": 9, "colour": "red"}, "no setting colour"),
         ({"keep": 9, "strength": 3}, "from 0 to 1"),
-        ({"keep": 9, "per": "prompt"}, "cached alone"),
+        ({"keep": 9, "per": "tile"}, 'per="prompt" (all of them jointly)'),
+        ({"keep": 9, "per": "frame"}, "per"),
         ({"keep": 9, "positions": "random"}, "positions"),
         ({"method": "dart"}, "how many tokens to keep is missing"),
         ([64], "no setting"),
@@ -106,7 +107,7 @@ def test_environment(monkeypatch):
 @pytest.mark.parametrize("name", servable())
 def test_an_item_comes_back_as_it_was(name):
     settings = read({"keep": 0.5, "method": name}).keeping(7).placed("compact")
-    item = PrunedItem(settings, 196)
+    item = PrunedItem(settings, (Run(9, 196, True),), (Part("image", 0, 1),))
     back = PrunedItem.from_tensor(item.to_tensor())
     assert back == item
     assert (back.count, back.total, back.original) == (7, 196, False)
@@ -116,9 +117,39 @@ def test_an_item_comes_back_as_it_was(name):
 def test_an_item_carries_any_question():
     settings = read({"keep": 7, "guidance": "anti"})
     asked = type(settings)(settings.method, 'Größe "x"?\n日本')
-    assert (
-        PrunedItem.from_tensor(PrunedItem(asked, 9).to_tensor()).settings.question == asked.question
-    )
+    item = PrunedItem(asked, (Run(9, 9, True),), (Part("image", 0, 1),))
+    assert PrunedItem.from_tensor(item.to_tensor()).settings.question == asked.question
+
+
+FRAMES = [5, 9, 9, 9, 6, 5, 9, 9, 9, 6]  # marks around three tokens, twice
+
+
+def test_runs_of_a_picture_and_of_frames():
+    visual = [token == 9 for token in FRAMES]
+    runs = runs_of(FRAMES, visual, 2)
+    assert [(r.token, r.length, r.visual) for r in runs] == [
+        (5, 1, False), (9, 3, True), (6, 1, False), (5, 1, False), (9, 3, True), (6, 1, False),
+    ]  # fmt: skip
+    assert runs_of([9] * 7, [True] * 7, 1) == [Run(9, 7, True)]
+    # Three frames of two, and what ends the video.
+    assert [run.length for run in runs_of([9] * 7, [True] * 7, 3)] == [2, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("keep", "per", "short", "kept"),
+    [
+        (2, "image", [5, 9, 9, 6, 5, 9, 9, 6], 4),
+        (3, "prompt", [5, 9, 6, 5, 9, 9, 6], 3),
+        (1, "prompt", [5, 6, 5, 9, 6], 1),  # words stay where a frame vanishes
+    ],
+)
+def test_what_stands_in_the_prompt(keep, per, short, kept):
+    runs = runs_of(FRAMES, [token == 9 for token in FRAMES], 2)
+    settings = read({"keep": keep, "per": per})
+    item = PrunedItem(settings, tuple(runs), (Part("video", 0, len(runs)),))
+    assert item.whole() == FRAMES and item.shortened() == short
+    assert (item.total, item.kept, item.units, item.joint) == (6, kept, [3, 3], per == "prompt")
+    assert item.starts == [0, 1, 4, 5, 6, 9, 10]
 
 
 def test_every_method_that_can_be_served_gives_the_number_it_promised():

@@ -107,6 +107,11 @@ def _refuse(config: Any, why: str) -> None:
 
 def _obstacle(config: Any) -> str:
     """Why nothing can be pruned; "" if nothing stands in the way."""
+    if config.model_config.multimodal_config.is_multimodal_pruning_enabled():
+        return (
+            "vLLM's own pruning of videos and this one do not go together: remove "
+            "--video-pruning-rate, or the setting"
+        )
     vision = getattr(config.model_config.hf_config, "vision_config", None)
     if getattr(vision, "model_type", "") == "pixtral":
         return "Pixtral's rows of patches end with marks that no pruned picture has: use another"
@@ -120,11 +125,6 @@ def _obstacle(config: Any) -> str:
 
 def _barred(config: Any) -> str:
     """Why kept tokens cannot keep their positions; "" if they can."""
-    if config.model_config.multimodal_config.is_multimodal_pruning_enabled():
-        return (
-            "vLLM's own pruning of videos puts places of its own behind the features: remove "
-            "--video-pruning-rate"
-        )
     drafts = config.speculative_config
     if drafts is not None and drafts.method not in _WORDS_ALONE:
         return (

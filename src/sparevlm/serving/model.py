@@ -1,10 +1,12 @@
-"""The worker's part: encode pictures a few at a time, and keep of each what its item says."""
+"""The worker's part: encode pictures and frames a few at a time, and keep what items say."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -13,23 +15,23 @@ from torch import Tensor
 from sparevlm.families import FAMILIES, patch_grid
 from sparevlm.methods import PruningMethod
 from sparevlm.serving import metrics
-from sparevlm.serving.item import PrunedItem
+from sparevlm.serving.arguments import grids_of, joined
+from sparevlm.serving.item import PrunedItem, Run
 from sparevlm.serving.question import Questions
 from sparevlm.serving.settings import KEY
+from sparevlm.serving.units import Given, Unit, grouped, leave, parts_of, units_of
 from sparevlm.tokens import Reduction, VisualTokens, check_reduction
+from sparevlm.tokens import joined as joined_tokens
 
 log = logging.getLogger("vllm.sparevlm")
 
 
 class Pruned:
-    """Mixin of a vLLM model: `embed_multimodal` gives the kept rows of each picture.
+    """Mixin of a vLLM model: `embed_multimodal` gives the kept rows of each picture and video.
 
-    A class says how its arguments fall apart into pictures (`counts`, `flat`); which rows are
-    separators, and what grid the others form, the record of its family does.
+    Which rows are separators, and what grid the others form, the record of its family says.
     """
 
-    # Argument whose rows several pictures share, beside those with one row a picture.
-    flat: str = ""
     # Whether a picture is one grid of patches, each of them a token.
     one_grid: bool = False
 
@@ -43,42 +45,65 @@ class Pruned:
         """See `SupportsMultiModal`: rows [k, D], and what `placed` puts behind them."""
         data = kwargs.pop(KEY, None)
         if data is None:
-            encoded = self._encode("none", kwargs)
+            encoded = self._stock("none", kwargs)
             metrics.write()
             return encoded
         items = [PrunedItem.from_tensor(row) for row in data]
-        kept = []
-        for first, last in batches([item.total for item in items], self._room):
-            part = self.arguments(kwargs, first, last)
-            with self._questions.listening(any(i.settings.guided for i in items[first:last])):
-                encoded = self._encode(items[first].settings.method.name, part)
-            kept += self._keep(items[first:last], encoded, part)
+        parts = [parts_of(item, kwargs, place) for place, item in enumerate(items)]
+        units = [
+            unit for item, own in zip(items, parts, strict=True) for unit in units_of(item, own)
+        ]
+        done: list[Unit] = []
+        for first, last in batches([unit.size for unit in units], self._room):
+            done += self._seen(units[first:last])
+            groups = [group for group in grouped(done) if group[-1].last]
+            self._choose(groups)
+            done = done[sum(len(group) for group in groups) :]
         metrics.write()
-        return kept
+        return [self._filled(item, own) for item, own in zip(items, parts, strict=True)]
 
-    def _encode(self, method: str, kwargs: dict[str, Any]) -> Any:
+    def _stock(self, method: str, arguments: dict[str, Any]) -> Any:
         began = time.perf_counter()
-        encoded = super().embed_multimodal(**kwargs)  # type: ignore[misc]
+        encoded = super().embed_multimodal(**arguments)  # type: ignore[misc]
         metrics.count_seconds("encoder", method, time.perf_counter() - began)
         return encoded
 
-    def arguments(self, kwargs: Mapping[str, Any], first: int, last: int) -> dict[str, Any]:
-        """The encoder's arguments for pictures `first` to `last` alone."""
-        arguments = {}
-        counts = self.counts(kwargs) if self.flat else []
-        for name, value in kwargs.items():
-            if self.flat and name == self.flat:
-                begin = sum(counts[:first])
-                arguments[name] = value[begin : begin + sum(counts[first:last])]
-            elif isinstance(value, Tensor) and value.ndim == 0:
-                arguments[name] = value  # shared by all
-            else:
-                arguments[name] = value[first:last]
-        return arguments
+    def _seen(self, units: list[Unit]) -> list[Unit]:
+        """The same, encoded together."""
+        guided = any(unit.item.settings.guided for unit in units)
+        for _, alike in groupby(units, lambda unit: unit.part.modality):
+            together = list(alike)
+            with self._questions.listening(guided):
+                features = self._features(together)
+            for place, (unit, rows) in enumerate(zip(together, features, strict=True)):
+                settings, plain = unit.item.settings, self.plain(rows)
+                query = self._questions.query(settings, plain, place) if settings.guided else None
+                ends = unit.ends or unit.part.modality == "image"  # no other frame has separators
+                candidates = self.candidates(rows) if ends else None
+                unit.features = rows
+                unit.tokens = VisualTokens(plain, self.grid(unit), candidates, query)
+        return units
 
-    def counts(self, kwargs: Mapping[str, Any]) -> list[int]:
-        """Rows of the `flat` argument that each picture takes."""
-        raise NotImplementedError
+    def _features(self, units: list[Unit]) -> list[Tensor]:
+        """What the encoder gives for each of some pictures, or of some frames."""
+        runs = [list(run) for _, run in groupby(units, lambda unit: id(unit.part))]
+        given = [run[0].part.frames(run[0].frame, run[-1].frame + 1) for run in runs]
+        encoded = self._stock(units[0].item.settings.method.name, joined(given))
+        features: list[Tensor] = []
+        for run, rows in zip(runs, encoded, strict=True):
+            rows = rows.flatten(0, -2)  # LLaVA-OneVision keeps an axis for the video
+            sizes = [unit.size for unit in run]
+            # It ends each video with a separator, and so each part of one.
+            ends = self._family.newline and not run[-1].ends and run[0].part.modality == "video"
+            if len(rows) != sum(sizes) + ends:
+                item = run[0].item
+                raise RuntimeError(
+                    f"sparevlm got a picture or video of {len(rows)} tokens where the prompt has "
+                    f"room for {item.kept} of {sum(sizes) + ends}: please report the model and the "
+                    "size of the picture"
+                )
+            features += rows[: sum(sizes)].split(sizes)
+        return features
 
     def candidates(self, features: Tensor) -> Tensor | None:
         """False [N] for separators among the rows of a picture; None: there are none."""
@@ -87,15 +112,15 @@ class Pruned:
         newline: Tensor = self.image_newline  # type: ignore[attr-defined]
         return (features != newline.to(features.dtype)).any(-1)
 
-    def grid(self, features: Tensor, arguments: Mapping[str, Any]) -> tuple[int, int] | None:
-        """Rows and columns that the tokens of a picture form."""
-        sizes = arguments["image_grid_thw"][0].tolist() if self._family.grids else None
-        return patch_grid(self._family, len(features), sizes, lines=self._family.newline)
+    def grid(self, unit: Unit) -> tuple[int, int] | None:
+        """Rows and columns that the tokens of a picture or frame form."""
+        grids, lines = grids_of(unit.part.arguments), self._family.newline
+        sizes = grids[0].tolist() if self._family.grids and grids is not None else None
+        lines = lines and unit.part.modality == "image"
+        return patch_grid(self._family, unit.size, sizes, lines=lines)
 
-    def placed(
-        self, item: PrunedItem, rows: Tensor, indices: Tensor, grid: tuple[int, int] | None
-    ) -> Tensor:
-        """Kept rows [k, D] with what says where in the picture they lie."""
+    def placed(self, item: PrunedItem, parts: list[Given], rows: Tensor, places: Tensor) -> Tensor:
+        """Rows [k, D] with what says where in the whole item [k] they lie."""
         return rows
 
     def plain(self, features: Tensor) -> Tensor:
@@ -103,34 +128,60 @@ class Pruned:
         return features
 
     @torch.no_grad()
-    def _keep(self, items: list[PrunedItem], encoded: Any, part: Mapping[str, Any]) -> list[Tensor]:
-        """What `placed` makes of the kept rows of each picture; those alike are chosen together."""
+    def _choose(self, groups: list[list[Unit]]) -> None:
+        """Leave of each group of units what stays; groups alike are chosen from together."""
         began = time.perf_counter()
-        grids, tokens = [], []
-        for place, (item, features) in enumerate(zip(items, encoded, strict=True)):
-            settings, plain = item.settings, self.plain(features)
-            grids.append(self.grid(features, self.arguments(part, place, place + 1)))
-            query = self._questions.query(settings, plain, place) if settings.guided else None
-            tokens.append(VisualTokens(plain, grids[-1], self.candidates(features), query))
-        reductions = _together(items, tokens)
-        kept = []
-        for item, features, seen, reduction, grid in zip(
-            items, encoded, tokens, reductions, grids, strict=True
-        ):
-            if len(reduction.indices) != item.count or len(features) != item.total:
+        reductions = _together(
+            [group[0].item for group in groups], [_joined_tokens(group) for group in groups]
+        )
+        for group, reduction in zip(groups, reductions, strict=True):
+            item = group[0].item
+            if len(reduction.indices) != item.count:
                 raise RuntimeError(
-                    f"sparevlm kept {len(reduction.indices)} of {len(features)} tokens where the "
-                    f"prompt has room for {item.count} of {item.total}: please report the model "
-                    "and the size of the picture"
+                    f"sparevlm kept {len(reduction.indices)} of {item.total} tokens where the "
+                    f"prompt has room for {item.count}: please report the model and the size of "
+                    "the picture"
                 )
-            rows = features[reduction.indices]
-            if reduction.features is not None:
-                rows = torch.cat([reduction.features, rows[:, seen.features.shape[1] :]], 1)
-            kept.append(self.placed(item, rows, reduction.indices, grid))
-        seconds = (time.perf_counter() - began) / max(len(items), 1)
-        for item in items:
-            metrics.count_seconds("selection", item.settings.method.name, seconds)
-        return kept
+            leave(group, reduction)
+        seconds = (time.perf_counter() - began) / max(len(groups), 1)
+        for group in groups:
+            metrics.count_seconds("selection", group[0].item.settings.method.name, seconds)
+
+    @torch.no_grad()
+    def _filled(self, item: PrunedItem, parts: list[Given]) -> Tensor:
+        """What `placed` makes of all of an item: kept rows, and words between them."""
+        units = iter([unit for part in parts for unit in part.units])
+        rows, places = [], []
+        like = parts[0].units[0].features
+        assert like is not None
+        for run, start in zip(item.runs, item.starts, strict=False):
+            if run.visual:
+                unit = next(units)
+                assert unit.features is not None and unit.indices is not None
+                rows.append(unit.features)
+                places.append(start + unit.indices)
+            else:
+                rows.append(self._words(run, like))
+                places.append(torch.arange(start, start + run.length, device=like.device))
+        return self.placed(item, parts, torch.cat(rows), torch.cat(places))
+
+    def _words(self, run: Run, like: Tensor) -> Tensor:
+        """Embedded words, as wide as features; deeper layers add nothing to them."""
+        ids = torch.full((run.length,), run.token, dtype=torch.int64, device=like.device)
+        words = self.get_language_model().embed_input_ids(ids)  # type: ignore[attr-defined]
+        rows = like.new_zeros(run.length, like.shape[1])
+        rows[:, : words.shape[1]] = words.to(like.dtype)
+        return rows
+
+
+def _joined_tokens(group: list[Unit]) -> VisualTokens:
+    """The tokens of a group, with the question beside them."""
+    tokens = [unit.tokens for unit in group if unit.tokens is not None]
+    queries = [seen.query for seen in tokens if seen.query is not None]
+    if len(tokens) == 1 or len(queries) < len(tokens):
+        return joined_tokens(tokens)
+    query = replace(queries[0], patches=torch.cat([query.patches for query in queries]))
+    return replace(joined_tokens(tokens), query=query)
 
 
 def _together(items: list[PrunedItem], tokens: list[VisualTokens]) -> list[Reduction]:
@@ -165,9 +216,9 @@ def _reduced(method: PruningMethod, tokens: VisualTokens, count: int) -> Reducti
 
 
 def batches(sizes: list[int], room: int) -> Iterator[tuple[int, int]]:
-    """Runs of pictures, first to last, whose tokens fit into `room`; at least one picture each.
+    """Runs of pictures or frames, first to last, whose tokens fit into `room`; at least one each.
 
-    The scheduler counts kept tokens alone, and sends many more pictures at once than the encoder's
+    The scheduler counts kept tokens alone, and sends many more of them at once than the encoder's
     memory was measured with.
     """
     first = total = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from vllm.model_executor.models import interns1, llava, llava_next, llava_onevision
@@ -78,6 +77,8 @@ class PrunedLlavaNext(OnLine, llava_next.LlavaNextForConditionalGeneration):
 class LlavaOnevisionInfo(LlavaNextInfo, llava_onevision.LlavaOnevisionProcessingInfo):
     """Stock, with pruning."""
 
+    video_separators = 1  # at the end of each
+
 
 class LlavaOnevisionProcessor(PruningProcessor, llava_onevision.LlavaOnevisionMultiModalProcessor):
     """Stock, with pruning."""
@@ -89,7 +90,7 @@ class LlavaOnevisionProcessor(PruningProcessor, llava_onevision.LlavaOnevisionMu
     dummy_inputs=llava_onevision.LlavaOnevisionDummyInputsBuilder,
 )
 class PrunedLlavaOnevision(OnLine, llava_onevision.LlavaOnevisionForConditionalGeneration):
-    """LLaVA-OneVision; its videos are not pruned."""
+    """LLaVA-OneVision."""
 
 
 class Qwen2VLInfo(PruningInfo, qwen2.Qwen2VLProcessingInfo):
@@ -104,7 +105,7 @@ class Qwen2VLProcessor(PruningProcessor, qwen2.Qwen2VLMultiModalProcessor):
     Qwen2VLProcessor, info=Qwen2VLInfo, dummy_inputs=qwen2.Qwen2VLDummyInputsBuilder
 )
 class PrunedQwen2VL(OnGrid, qwen2.Qwen2VLForConditionalGeneration):
-    """Qwen2-VL; its videos are not pruned."""
+    """Qwen2-VL."""
 
 
 class Qwen2_5_VLInfo(PruningInfo, qwen25.Qwen2_5_VLProcessingInfo):
@@ -119,7 +120,7 @@ class Qwen2_5_VLProcessor(PruningProcessor, qwen25.Qwen2_5_VLMultiModalProcessor
     Qwen2_5_VLProcessor, info=Qwen2_5_VLInfo, dummy_inputs=qwen25.Qwen2_5_VLDummyInputsBuilder
 )
 class PrunedQwen2_5_VL(OnGrid, qwen25.Qwen2_5_VLForConditionalGeneration):
-    """Qwen2.5-VL; its videos are not pruned."""
+    """Qwen2.5-VL."""
 
 
 class Qwen3VLInfo(PruningInfo, qwen3.Qwen3VLProcessingInfo):
@@ -134,7 +135,7 @@ class Qwen3VLProcessor(PruningProcessor, qwen3.Qwen3VLMultiModalProcessor):
     Qwen3VLProcessor, info=Qwen3VLInfo, dummy_inputs=qwen3.Qwen3VLDummyInputsBuilder
 )
 class PrunedQwen3VL(OnGrid, qwen3.Qwen3VLForConditionalGeneration):
-    """Qwen3-VL; its videos are not pruned."""
+    """Qwen3-VL."""
 
 
 class InternVLInfo(PruningInfo, interns1.InternS1ProcessingInfo):
@@ -150,10 +151,3 @@ class InternVLProcessor(PruningProcessor, interns1.InternS1MultiModalProcessor):
 )
 class PrunedInternVL(OnLine, interns1.InternS1ForConditionalGeneration):
     """InternVL in its Hugging Face form."""
-
-    flat = "pixel_values"
-
-    def counts(self, kwargs: Mapping[str, Any]) -> list[int]:
-        """See `Pruned`: tiles."""
-        tiles: list[int] = kwargs["image_num_patches"].tolist()
-        return tiles

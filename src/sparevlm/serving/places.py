@@ -1,29 +1,36 @@
-"""Where kept tokens lie: they keep the positions that they have in the whole picture.
+"""Where kept tokens lie: they keep the positions that they have in the whole prompt.
 
-The runner asks for positions before the encoder has run, so a kept token is placed at the corner of
-its picture there; two numbers travel behind its features, and are added in `forward`.
+The runner asks for positions before the encoder has run, so all that stays of a picture or video is
+placed at its begin there; how far behind that each token lies travels behind its features, and is
+added in `forward`.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sparevlm.serving.arguments import elements_of
 from sparevlm.serving.item import PrunedItem
 from sparevlm.serving.model import Pruned
 from sparevlm.serving.settings import KEY
+from sparevlm.serving.units import Given
 
 _BASE = 256  # integers up to here are exact in bfloat16
-_DIGITS = 4  # two for each number
+_DIGITS = 3  # for each number
 
 
 class Placed(Pruned):
     """Mixin of a vLLM model that the runner asks for positions [3, L], as it does with M-RoPE."""
 
     supports_mrope = True
+
+    # Numbers that say how far a token lies behind the begin: one for each axis of positions.
+    axes: int = 1
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
@@ -41,32 +48,35 @@ class Placed(Pruned):
         """See `Pruned`."""
         return features[:, : features.shape[1] // (1 + self._levels)]
 
-    def numbers(self, indices: Tensor, grid: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
-        """Two numbers [k] that say where in the picture tokens [k] lie."""
-        raise NotImplementedError
-
-    def moves(self, numbers: Tensor) -> Tensor:
-        """How far from the picture's corner [3, k] tokens with these numbers [k, 2] lie."""
-        raise NotImplementedError
-
     def whole_positions(self, tokens: list[int], features: list[Any]) -> tuple[Tensor, int]:
         """Positions [3, L] of a prompt without pruning, and how far what follows is ahead."""
         raise NotImplementedError
 
-    def placed(
-        self, item: PrunedItem, rows: Tensor, indices: Tensor, grid: tuple[int, int] | None
-    ) -> Tensor:
-        """See `Pruned`: four columns more."""
+    def placed(self, item: PrunedItem, parts: list[Given], rows: Tensor, places: Tensor) -> Tensor:
+        """See `Pruned`: some columns more."""
         if not self._asked:
             return rows
-        if not item.original:
-            indices = torch.arange(len(indices), device=indices.device)
-        digits = [
-            digit
-            for number in self.numbers(indices, grid)
-            for digit in (number // _BASE, number % _BASE)
-        ]
-        return torch.cat([rows, torch.stack(digits, 1).to(rows.dtype)], 1)
+        if item.original:
+            moves = self._moves(item, parts).to(rows.device)[:, places]
+        else:
+            moves = torch.arange(len(rows), device=rows.device).expand(self.axes, -1)
+        powers = _BASE ** torch.arange(_DIGITS - 1, -1, -1, device=rows.device)
+        digits = (moves[..., None] // powers % _BASE).permute(1, 0, 2).flatten(1)
+        return torch.cat([rows, digits.to(rows.dtype)], 1)
+
+    def _moves(self, item: PrunedItem, parts: list[Given]) -> Tensor:
+        """How far behind the begin each token of a whole item lies: [axes, N], on the CPU."""
+        features = []
+        for part, given in zip(item.parts, parts, strict=True):
+            data = {
+                name: SimpleNamespace(data=value[0])
+                for name, value in given.arguments.items()
+                if isinstance(value, Tensor) and value.ndim and len(value) == 1
+            }
+            first, last = item.starts[part.first], item.starts[part.last]
+            place = SimpleNamespace(offset=first, length=last - first)
+            features.append(SimpleNamespace(modality=part.modality, data=data, mm_position=place))
+        return self.whole_positions(item.whole(), features)[0][: self.axes].long()
 
     def embed_input_ids(
         self,
@@ -79,14 +89,16 @@ class Placed(Pruned):
         self._moved = None
         if self._asked and multimodal_embeddings and is_multimodal is not None:
             rows, width = list(multimodal_embeddings), self._width
+            count = self.axes * _DIGITS
             if any(part.shape[1] > width for part in rows):
                 digits = torch.cat([
                     part[:, width:] if part.shape[1] > width
-                    else part.new_zeros(len(part), _DIGITS) for part in rows
+                    else part.new_zeros(len(part), count) for part in rows
                 ]).long()  # fmt: skip
-                numbers = digits[:, 0::2] * _BASE + digits[:, 1::2]
+                powers = _BASE ** torch.arange(_DIGITS - 1, -1, -1, device=digits.device)
+                numbers = (digits.unflatten(1, (self.axes, _DIGITS)) * powers).sum(-1).T
                 moved = torch.zeros(3, len(input_ids), dtype=torch.long, device=input_ids.device)
-                moved[:, is_multimodal.to(moved.device)] = self.moves(numbers).to(moved.device)
+                moved[:, is_multimodal.to(moved.device)] = numbers.expand(3, -1).to(moved.device)
                 self._moved = moved
             multimodal_embeddings = [part[:, :width] for part in rows]
         embedded: Tensor = super().embed_input_ids(  # type: ignore[misc]
@@ -114,7 +126,7 @@ class Placed(Pruned):
         """See `SupportsMRoPE`: the positions of the whole prompt, of what is left of it."""
         whole: list[int] = []
         kept: list[int] = []
-        shifted = []
+        shifted: list[Any] = []
         done = 0
         for feature in sorted(mm_features, key=lambda f: f.mm_position.offset):
             place = feature.mm_position
@@ -123,23 +135,35 @@ class Placed(Pruned):
             whole += text
             tokens = input_tokens[place.offset : place.offset + place.length]
             done, first = place.offset + place.length, len(whole)
-            here = list(range(len(tokens)))
             if KEY in feature.data:
+                kept += [first] * len(tokens)
                 item = PrunedItem.from_tensor(feature.data[KEY].data)
-                mask = place.is_embed
-                lead = 0 if mask is None else int(mask.nonzero()[0])  # marks of a picture
-                dropped = (item.total if item.original else item.count) - item.count
-                here[lead : lead + item.count] = [lead] * item.count
-                here[lead + item.count :] = [i + dropped for i in here[lead + item.count :]]
-                tokens = [*tokens[:lead], *[tokens[lead]] * dropped, *tokens[lead:]]
-            kept += [first + i for i in here]
-            whole += tokens
-            place = replace(place, offset=first, length=len(tokens), is_embed=None)
-            shifted.append(replace(feature, mm_position=place))
+                whole += item.whole() if item.original else tokens
+                shifted += _parts(feature, item, first)
+            else:
+                kept += range(first, first + len(tokens))
+                whole += tokens
+                shifted += [_at(feature, first, len(tokens))]
         kept += range(len(whole), len(whole) + len(input_tokens) - done)
         whole += input_tokens[done:]
         positions, ahead = self.whole_positions(whole, shifted)
         return positions[:, kept], ahead + len(whole) - len(input_tokens)
+
+
+def _parts(feature: Any, item: PrunedItem, offset: int) -> list[Any]:
+    """The pictures and videos of an item at a place of the whole prompt."""
+    data = elements_of(feature.data, len(item.parts))
+    found = []
+    for part, own in zip(item.parts, data, strict=True):
+        first, last = item.starts[part.first], item.starts[part.last]
+        alone = replace(feature, modality=part.modality, data=own)
+        found.append(_at(alone, offset + first, last - first))
+    return found
+
+
+def _at(feature: Any, offset: int, length: int) -> Any:
+    place = replace(feature.mm_position, offset=offset, length=length, is_embed=None)
+    return replace(feature, mm_position=place)
 
 
 class OnLine(Placed):
@@ -147,14 +171,6 @@ class OnLine(Placed):
 
     The runner asks it too where the server's start said so, see `config`.
     """
-
-    def numbers(self, indices: Tensor, grid: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
-        """See `Placed`: the place in the picture's row of tokens."""
-        return indices, torch.zeros_like(indices)
-
-    def moves(self, numbers: Tensor) -> Tensor:
-        """See `Placed`."""
-        return numbers[:, 0].expand(3, -1)
 
     def whole_positions(self, tokens: list[int], features: list[Any]) -> tuple[Tensor, int]:
         """See `Placed`: one after the other."""
@@ -171,22 +187,7 @@ class OnLine(Placed):
 class OnGrid(Placed):
     """Mixin of a model with M-RoPE: time, row and column."""
 
-    flat = "pixel_values"
-
-    def counts(self, kwargs: Any) -> list[int]:
-        """See `Pruned`: patches."""
-        patches: list[int] = kwargs["image_grid_thw"].prod(-1).tolist()
-        return patches
-
-    def numbers(self, indices: Tensor, grid: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
-        """See `Placed`: row and column."""
-        assert grid is not None
-        return indices // grid[1], indices % grid[1]
-
-    def moves(self, numbers: Tensor) -> Tensor:
-        """See `Placed`: no time passes within a picture."""
-        rows, columns = numbers.unbind(1)
-        return torch.stack([torch.zeros_like(rows), rows, columns])
+    axes = 3
 
     def whole_positions(self, tokens: list[int], features: list[Any]) -> tuple[Tensor, int]:
         """See `Placed`: the stock model's."""

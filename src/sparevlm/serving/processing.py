@@ -1,4 +1,4 @@
-"""The front end's part: fewer placeholders for each picture, and the setting that goes with it."""
+"""The front end's part: fewer placeholders for pictures and videos, and the setting with them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from vllm.exceptions import VLLMValidationError
 from vllm.multimodal.inputs import MultiModalBatchedField, MultiModalFieldElem
-from vllm.multimodal.parse import ImageProcessorItems
+from vllm.multimodal.parse import ImageProcessorItems, VideoProcessorItems
 from vllm.multimodal.processing import PromptUpdateDetails
 from vllm.multimodal.processing.context import InputProcessingContext
 
 from sparevlm.serving import metrics
 from sparevlm.serving.config import positions_of, settings_for
-from sparevlm.serving.item import PrunedItem
+from sparevlm.serving.item import PrunedItem, runs_of
+from sparevlm.serving.joint import Seen, shortened, together
 from sparevlm.serving.question import question_in
 from sparevlm.serving.settings import KEY, Settings
+from sparevlm.serving.videos import check_number, check_sizes, frames_in
 
 if TYPE_CHECKING:
     from vllm.multimodal.processing.inputs import ProcessorInputs
@@ -25,11 +27,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class PrunedContent(PromptUpdateDetails):
-    """What a picture puts into the prompt, and what it was shortened from."""
+    """What a picture or video puts into the prompt, and what it was shortened from."""
 
-    method: str = ""
-    total: int = 0
-    kept: int = 0
+    item: PrunedItem | None = None
 
 
 class PruningContext(InputProcessingContext):
@@ -45,12 +45,20 @@ class PruningContext(InputProcessingContext):
 class PruningInfo:
     """Mixin of a family's `ProcessingInfo`."""
 
+    # How many tokens of a video are separators.
+    video_separators: int = 0
+
     def __init__(self, ctx: InputProcessingContext) -> None:
         super().__init__(PruningContext(ctx.model_config, ctx.tokenizer))  # type: ignore[call-arg]
 
     def separators(self, width: int, height: int) -> int:
         """How many tokens of a picture of this size are separators, which never stay."""
         return 0
+
+    def parse_mm_data(self, mm_data: Mapping[str, Any], **options: Any) -> Any:
+        """See `BaseProcessingInfo`."""
+        check_sizes(mm_data)
+        return super().parse_mm_data(mm_data, **options)  # type: ignore[misc]
 
 
 class PruningProcessor:
@@ -78,25 +86,31 @@ class PruningProcessor:
             settings = settings_for(config, inputs.hf_processor_mm_kwargs)
         except ValueError as error:
             raise VLLMValidationError(str(error), parameter=KEY) from error
-        if settings is None or "image" not in inputs.mm_data_items:
+        media = inputs.mm_data_items
+        if settings is None or not _prunable(media):
             return super().apply(_with(inputs, None), timing_ctx)  # type: ignore[misc]
+        check_number(media.get("video"), config)
         if settings.guided:
             asked = question_in(self.info.get_tokenizer(), config.hf_config, inputs.prompt)
             settings = replace(settings, question=asked)
         best, *others = positions_of(config)
         wanted = settings.method.positions
         settings = settings.placed(best if wanted == "auto" else wanted)
-        applied = self._apply(inputs, settings, timing_ctx)
+        apply = self._apply
+        if settings.method.per == "prompt" and sum(len(items) for items in media.values()) > 1:
+            _check_joint(media)
+            apply = self._apply_jointly
+        applied = apply(inputs, settings, timing_ctx)
         if others and settings.method.positions == "original" and self._too_long(applied):
             if wanted == "original":
                 raise VLLMValidationError(
                     f"{KEY}: the prompt and its pictures have more tokens than the model has "
-                    'positions: leave positions="original" out, or give fewer pictures',
+                    'positions: leave positions="original" out, or give fewer pictures or frames',
                     parameter=KEY,
                 )
-            applied = self._apply(inputs, settings.placed("compact"), timing_ctx)
-        for content in self._last.pruned:
-            metrics.count_tokens(content.method, content.total, content.kept)
+            applied = apply(inputs, settings.placed("compact"), timing_ctx)
+        for item in self._last.items:
+            metrics.count_tokens(item.settings.method.name, item.total, item.kept)
         return applied
 
     def _apply(self, inputs: ProcessorInputs, settings: Settings, timing_ctx: Any) -> Any:
@@ -104,17 +118,33 @@ class PruningProcessor:
             _with(inputs, settings.as_dict()), timing_ctx
         )
 
+    def _apply_jointly(self, inputs: ProcessorInputs, settings: Settings, timing_ctx: Any) -> Any:
+        """All pictures and videos as one, of which vLLM's caches know no parts."""
+        alone = replace(_with(inputs, None), cache=None)
+        applied = super().apply(alone, timing_ctx)  # type: ignore[misc]
+        seen = []
+        for modality, items in inputs.mm_data_items.items():
+            for i, own in enumerate(applied["mm_kwargs"][modality]):
+                place = applied["mm_placeholders"][modality][i]
+                tokens = applied["prompt_token_ids"][place.offset : place.offset + place.length]
+                visual = [True] * len(tokens) if place.is_embed is None else place.is_embed.tolist()
+                runs = runs_of(tokens, visual, frames_in(own))
+                separators = self._separators(items, i)
+                seen.append(Seen(modality, i, place.offset, runs, separators))
+        joined, item = together(applied, seen, settings, inputs.cache)
+        self._last.items = [item]
+        return joined
+
     def _too_long(self, prompt: Any) -> bool:
         """Whether the prompt would not fit the model's positions without pruning."""
         text = self.info.get_hf_config().get_text_config()
-        whole = len(prompt["prompt_token_ids"]) + sum(c.total - c.kept for c in self._last.pruned)
-        return whole > int(text.max_position_embeddings)
+        dropped = sum(item.total - item.kept for item in self._last.items)
+        return len(prompt["prompt_token_ids"]) + dropped > int(text.max_position_embeddings)
 
     def _maybe_apply_prompt_updates(self, mm_items: Any, mm_res: Any) -> Any:
         updated = super()._maybe_apply_prompt_updates(mm_items, mm_res)  # type: ignore[misc]
-        contents = [a[0].content for a in mm_res.prompt_updates.get("image", ())]
-        pruned = [content for content in contents if isinstance(content, PrunedContent)]
-        self._last.pruned = pruned
+        contents = [a[0].content for own in mm_res.prompt_updates.values() for a in own]
+        self._last.items = [c.item for c in contents if isinstance(c, PrunedContent)]
         return updated
 
     def _get_mm_prompt_updates(
@@ -123,38 +153,66 @@ class PruningProcessor:
         updates = super()._get_mm_prompt_updates(  # type: ignore[misc]
             mm_items, hf_processor_mm_kwargs, out_mm_kwargs
         )
-        asked, images = hf_processor_mm_kwargs.get(KEY), mm_items.get("image")
-        if asked is None or not isinstance(images, ImageProcessorItems):
+        asked = hf_processor_mm_kwargs.get(KEY)
+        if asked is None:
             return updates
-        settings = Settings.from_dict(asked)
-        pruned = []
-        for i, alternatives in enumerate(updates["image"]):
-            size = images.get_image_size(i)
-            total = max(len(_placeholders(update.content)) for update in alternatives)
-            available = total - self.info.separators(size.width, size.height)
-            item = PrunedItem(settings.keeping(settings.tokens(available)), total)
-            pruned.append([u.with_content(_shortened(u.content, item)) for u in alternatives])
-            out_mm_kwargs["image"][i][KEY] = MultiModalFieldElem(
-                data=item.to_tensor(), field=MultiModalBatchedField(keep_on_cpu=True)
-            )
-        return {**updates, "image": pruned}
+        settings, pruned = Settings.from_dict(asked), dict(updates)
+        for modality in _prunable(mm_items):
+            pruned[modality] = []
+            for i, alternatives in enumerate(updates[modality]):
+                given = out_mm_kwargs[modality][i]
+                content = max((u.content for u in alternatives), key=lambda c: len(c.full))
+                runs = runs_of(content.full, _visual(content), frames_in(given))
+                item = shortened(settings, modality, runs, self._separators(mm_items[modality], i))
+                short = PrunedContent(item.shortened(), item=item)
+                pruned[modality].append([u.with_content(short) for u in alternatives])
+                given[KEY] = MultiModalFieldElem(
+                    data=item.to_tensor(), field=MultiModalBatchedField(keep_on_cpu=True)
+                )
+        return pruned
+
+    def _separators(self, items: Any, place: int) -> int:
+        """How many tokens of a picture or video are separators."""
+        if isinstance(items, ImageProcessorItems):
+            size = items.get_image_size(place)
+            return int(self.info.separators(size.width, size.height))
+        return int(self.info.video_separators)
+
+
+def _prunable(items: Mapping[str, Any]) -> list[str]:
+    """Kinds of what comes as pixels; embeddings made before are not pruned."""
+    return [
+        name
+        for name in ("image", "video")
+        if isinstance(items.get(name), ImageProcessorItems | VideoProcessorItems)
+    ]
+
+
+def _visual(content: PromptUpdateDetails) -> list[bool]:
+    """Where in the content embeddings go."""
+    if content.is_embed is None:
+        return [True] * len(content.full)
+    mask: list[bool] = content.is_embed(content.full).tolist()
+    return mask
+
+
+def _check_joint(items: Mapping[str, Any]) -> None:
+    """Refuse what cannot be chosen among jointly."""
+    whole = {name: own.get_all() for name, own in items.items() if name in _prunable(items)}
+    if len(whole) < len(items):
+        raise VLLMValidationError(
+            f'{KEY}: per="prompt" cannot choose among embeddings that were made before: use '
+            'per="image", which leaves them as they are',
+            parameter=KEY,
+        )
+    if any(one is None for own in whole.values() for one in own):
+        raise VLLMValidationError(
+            f'{KEY}: per="prompt" chooses among all pictures and videos of a prompt, and so needs '
+            "each of them: send them with their UUIDs",
+            parameter=KEY,
+        )
 
 
 def _with(inputs: ProcessorInputs, settings: Mapping[str, Any] | None) -> ProcessorInputs:
     rest = {k: v for k, v in inputs.hf_processor_mm_kwargs.items() if k != KEY}
     return replace(inputs, hf_processor_mm_kwargs=rest | ({KEY: settings} if settings else {}))
-
-
-def _placeholders(content: PromptUpdateDetails) -> list[int]:
-    """Where in the content embeddings go."""
-    if content.is_embed is None:
-        return list(range(len(content.full)))
-    columns: list[int] = content.is_embed(content.full).nonzero()[:, 0].tolist()
-    return columns
-
-
-def _shortened(content: PromptUpdateDetails, item: PrunedItem) -> PrunedContent:
-    dropped = set(_placeholders(content)[item.count :])
-    full = [token for i, token in enumerate(content.full) if i not in dropped]
-    method = item.settings.method.name
-    return PrunedContent(full, content.is_embed, method, item.total, item.count)

@@ -18,7 +18,7 @@ _HOW = 'such as {"sparevlm": {"keep": 64}}'
 
 @dataclass(frozen=True)
 class Settings:
-    """How the pictures of one request are pruned.
+    """How the pictures and videos of one request are pruned.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class Settings:
         return "query" in self.method.requires
 
     def tokens(self, available: int) -> int:
-        """How many of `available` tokens of a picture stay."""
+        """How many of `available` tokens a budget leaves."""
         return budget_tokens(self.method.keep, available)  # type: ignore[arg-type]
 
     def keeping(self, count: int) -> Settings:
@@ -164,8 +164,11 @@ def _check(method: PruningMethod, positions: tuple[str, ...]) -> None:
             f"{KEY}: vLLM must know how many tokens a picture takes before it is encoded, so keep "
             "cannot be a Residual: give a number of tokens or a fraction"
         )
-    if method.per != "image":
-        raise ValueError(f'{KEY}: per="{method.per}" is not for serving: a picture is cached alone')
+    if method.per == "tile":
+        raise ValueError(
+            f'{KEY}: per="tile" is not for serving: give per="image" (a picture, or a frame of a '
+            'video) or per="prompt" (all of them jointly)'
+        )
     if method.positions not in ("auto", *positions):
         raise ValueError(
             f'{KEY}: positions="{method.positions}" is not to be had from this server, which gives '
