@@ -161,9 +161,11 @@ def test_a_vllm_without_the_hook_is_refused_in_a_sentence(fresh, monkeypatch):
 def run(folder, code: str) -> subprocess.CompletedProcess:
     """A program in a process of its own, with vLLM's log."""
     (folder / "start.py").write_text(f"if __name__ == '__main__':\n    exec({code!r})\n")
+    anew = environment(VLLM_LOGGING_LEVEL="INFO")
+    anew.pop(tested._ANSWER, None)  # what another test looked up here
     return subprocess.run(
-        [sys.executable, str(folder / "start.py")], env=environment(VLLM_LOGGING_LEVEL="INFO"),
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
+        [sys.executable, str(folder / "start.py")], env=anew, cwd=ROOT, capture_output=True,
+        text=True, timeout=300,
     )  # fmt: skip
 
 
