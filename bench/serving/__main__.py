@@ -2,7 +2,7 @@
 
 Starts one vLLM server for each budget in turn, sends it the same requests, and writes results.json
 and table.md. Repeats go round all budgets, so that what else the machine does disturbs all alike.
-With --videos each request has a video of 32 frames, and vLLM's own methods run beside ours.
+With --videos each request has a video of 32 frames, and vLLM's own pruning (EVS) runs beside ours.
 """
 
 from __future__ import annotations
@@ -30,16 +30,11 @@ KIND = ["--dtype", "bfloat16", "--max-model-len", "2048", "--max-num-seqs", "64"
 
 @dataclass(frozen=True)
 class Budget:
-    """How a server prunes: settings of sparevlm (None: not at all), and options of vLLM."""
+    """How a server prunes: settings of sparevlm (None: not at all), options and module of vLLM."""
 
     settings: dict[str, Any] | None = None
     options: tuple[str, ...] = ()
-
-
-def vllm_own(method: str) -> Budget:
-    """vLLM's own pruning of videos, of the share that SHARE leaves."""
-    rate = ("--video-pruning-rate", str(round(1 - SHARE, 3)))
-    return Budget(options=(*rate, "--video-pruning-method", method))
+    module: str = "vllm.entrypoints.openai.api_server"
 
 
 SHARE = 0.111
@@ -51,8 +46,9 @@ PICTURES = {
 }
 VIDEOS = {
     "full": Budget(),
-    "EVS, 11.1 %": vllm_own("evs"),
-    "VidCom2, 11.1 %": vllm_own("vidcom2"),
+    "EVS, 11.1 %": Budget(
+        options=("--video-pruning-rate", str(1 - SHARE)), module="bench.serving.own_pruning"
+    ),
     "SPARE, 11.1 % of each step": Budget({"keep": SHARE}),
     "SPARE, 11.1 % of the video": Budget({"keep": SHARE, "per": "prompt"}),
 }
@@ -131,9 +127,9 @@ def main() -> None:
     """Run the bench; a run that was stopped goes on with the loads it has not done."""
     parser = argparse.ArgumentParser(prog="python -m bench.serving", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("out/serving"))
-    parser.add_argument("--videos", action="store_true", help="videos of 32 frames, vLLM's own too")
+    parser.add_argument("--videos", action="store_true", help="videos of 32 frames, EVS too")
     parser.add_argument(
-        "--model", type=Path, help="a LLaVA with 576 tokens a picture, or a Qwen3-VL"
+        "--model", type=Path, help="a LLaVA with 576 tokens a picture, or a Qwen2.5-VL"
     )
     parser.add_argument("--rates", help="at once:requests a second, ...")
     parser.add_argument("--count", type=int, default=40, help="requests of one load")
@@ -164,7 +160,8 @@ def main() -> None:
             if not left:
                 continue
             options = [*KIND, *budget.options, *args.server]
-            with serving(args.model, budget.settings, args.out / "server.log", options) as server:
+            log = args.out / "server.log"
+            with serving(args.model, budget.settings, log, options, budget.module) as server:
                 measure(server, asked(2, 1.0, 99_001), 1, "warm-up", args.target)
                 for concurrency, rate in left:
                     label = f"{name}, {concurrency} at once, repeat {seed + 1}"

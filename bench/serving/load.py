@@ -21,7 +21,7 @@ from sparevlm.pocket.scenes import draw_scene
 SIZES = [(336, 336), (640, 480), (480, 640), (1280, 720), (1024, 1024)]
 WORDS = [8, 24, 64]  # of a question, about
 ANSWERS = [8, 32]  # tokens
-FRAMES, SHOT, FRAME = 32, 8, 256  # of a video; until a cut; pixels a side
+FRAMES, SHOT, FRAME = 32, 8, 224  # of a video; until a cut; pixels a side
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,10 @@ async def run(url: str, requests: list[Asked], concurrency: int, label: str) -> 
                             raise RuntimeError((await response.aread()).decode())
                         async for line in response.aiter_lines():
                             if not first and line.startswith("data: {"):
-                                choices = json.loads(line[6:])["choices"]
+                                told = json.loads(line[6:])
+                                if "error" in told:
+                                    raise RuntimeError(told["error"]["message"])
+                                choices = told["choices"]
                                 if choices and choices[0]["delta"].get("content"):
                                     first = time.perf_counter()
                 bar.update()

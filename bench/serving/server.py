@@ -54,14 +54,15 @@ class Server:
 
 @contextmanager
 def serving(
-    model: Path, settings: dict[str, Any] | None, log: Path, options: list[str]
-) -> Iterator[Server]:
+    model: Path, settings: dict[str, Any] | None, log: Path, options: list[str],
+    module: str = "vllm.entrypoints.openai.api_server",
+) -> Iterator[Server]:  # fmt: skip
     """A server of a checkpoint, with these settings of sparevlm; None: nothing is pruned."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model),
+        sys.executable, "-m", module, "--model", str(model),
         "--served-model-name", "bench", "--host", "127.0.0.1", "--port", str(port), *options,
     ]  # fmt: skip
     if settings is not None:

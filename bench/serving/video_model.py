@@ -1,4 +1,4 @@
-"""A Qwen3-VL of random weights: the model of vLLM whose videos both its own methods prune."""
+"""A Qwen2.5-VL of random weights, whose videos vLLM prunes too (EVS)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from tokenizers import Tokenizer
 from transformers import (
     PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
     Qwen2VLImageProcessorPil,
-    Qwen3VLConfig,
-    Qwen3VLForConditionalGeneration,
 )
 
-from bench.serving.load import FRAME, FRAMES
+from bench.serving.load import FRAME
 from sparevlm.pocket.model import make_tokenizer
 
 MARKS = {
@@ -44,25 +44,24 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     )  # fmt: skip
 
 
-def config(tokenizer: Any) -> Qwen3VLConfig:
-    """Patches of 16 in pairs of frames, 2 x 2 merged: 64 tokens of two frames of 256 pixels."""
+def config(tokenizer: Any) -> Qwen2_5_VLConfig:
+    """Patches of 14 in pairs of frames, 2 x 2 merged: 64 tokens of two frames of 224 pixels."""
     vision = {
-        "depth": 8, "hidden_size": 512, "intermediate_size": 2048, "num_heads": 8,
-        "out_hidden_size": 1024, "deepstack_visual_indexes": [2, 4, 6],
+        "depth": 8, "hidden_size": 512, "intermediate_size": 1408, "num_heads": 8,
+        "out_hidden_size": 1024, "window_size": 112, "fullatt_block_indexes": [3, 7],
     }  # fmt: skip
     text = {
         "vocab_size": len(tokenizer), "hidden_size": 1024, "intermediate_size": 2816,
         "num_hidden_layers": 20, "num_attention_heads": 16, "num_key_value_heads": 8,
-        "head_dim": 64, "max_position_embeddings": 8192,
+        "max_position_embeddings": 8192,
         "rope_parameters": {
-            "rope_type": "default", "rope_theta": 10000.0, "mrope_section": [12, 10, 10],
-            "mrope_interleaved": True,
+            "rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 12, 12],
         },
         "pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
     }  # fmt: skip
     ids = {f"{name}_id": tokenizer.convert_tokens_to_ids(mark) for name, mark in MARKS.items()}
-    return Qwen3VLConfig(vision_config=vision, text_config=text, **ids)
+    return Qwen2_5_VLConfig(vision_config=vision, text_config=text, **ids)
 
 
 def save(folder: Path) -> int:
@@ -70,24 +69,20 @@ def save(folder: Path) -> int:
     tokenizer = _tokenizer()
     made = config(tokenizer)
     with torch.device("meta"):
-        size = sum(p.numel() for p in Qwen3VLForConditionalGeneration(made).parameters())
+        size = sum(p.numel() for p in Qwen2_5_VLForConditionalGeneration(made).parameters())
     if (folder / "model.safetensors").exists():
         return size
     torch.manual_seed(0)
-    model = Qwen3VLForConditionalGeneration(made).to(torch.bfloat16)
+    model = Qwen2_5_VLForConditionalGeneration(made).to(torch.bfloat16)
     tokenizer.save_pretrained(folder)
-    pixels = {"patch_size": 16, "temporal_patch_size": 2, "merge_size": 2}
-    side = 32**2
-    Qwen2VLImageProcessorPil(
-        size={"shortest_edge": side, "longest_edge": FRAME**2}, **pixels
-    ).save_pretrained(folder)
-    (folder / "processor_config.json").write_text(
-        json.dumps({"processor_class": "Qwen3VLProcessor"})
-    )
-    video = {
-        "video_processor_type": "Qwen3VLVideoProcessor",
-        "size": {"shortest_edge": side, "longest_edge": FRAMES * FRAME**2}, **pixels,
+    pixels = {
+        "patch_size": 14, "temporal_patch_size": 2, "merge_size": 2,
+        "size": {"shortest_edge": 28**2, "longest_edge": FRAME**2},
     }  # fmt: skip
+    Qwen2VLImageProcessorPil(**pixels).save_pretrained(folder)
+    own = {"processor_class": "Qwen2_5_VLProcessor"}
+    (folder / "processor_config.json").write_text(json.dumps(own))
+    video = {"video_processor_type": "Qwen2VLVideoProcessor", **pixels}
     (folder / "video_preprocessor_config.json").write_text(json.dumps(video))
     model.save_pretrained(folder, max_shard_size="10GB")
     return size

@@ -19,7 +19,7 @@ WIDTH = 8
 PICTURE = 9  # token id of a placeholder
 
 
-def config(asked=True, room=64, kind="llava"):
+def config(asked=True, room=64, kind="llava", theirs=False):
     return SimpleNamespace(
         scheduler_config=SimpleNamespace(max_num_encoder_input_tokens=room),
         model_config=SimpleNamespace(
@@ -27,6 +27,7 @@ def config(asked=True, room=64, kind="llava"):
             get_inputs_embeds_size=lambda: WIDTH,
             model="none",
             hf_config=SimpleNamespace(model_type=kind),
+            multimodal_config=SimpleNamespace(is_multimodal_pruning_enabled=lambda: theirs),
         ),
     )
 
@@ -291,6 +292,26 @@ def test_positions_beyond_the_models_stay_at_its_last():
     model = Line(vllm_config=config())
     model.forward(None, torch.tensor([[98, 99, 100, 400]] * 3))
     assert model.given.tolist() == [98, 99, 99, 99]
+
+
+def test_what_vllms_own_pruning_puts_behind_features_is_left_alone():
+    """Its places go through the model too; the runner takes them off."""
+    model = Grid(vllm_config=config(kind="qwen2_5_vl", theirs=True))
+    rows = torch.randn(3, WIDTH + 4)
+    model.embed_input_ids(torch.zeros(5), [rows], is_multimodal=torch.ones(5).bool())
+    assert model.embedded[0] is rows
+    positions = torch.arange(5).expand(3, -1)
+    model.forward(None, positions)
+    assert torch.equal(model.given, positions)
+
+
+def test_prompts_of_which_nothing_is_pruned_get_what_stock_says():
+    model = Grid(vllm_config=config(kind="qwen2_5_vl"))
+    tokens, features = [1, *[PICTURE] * 24, 2], [Feature(Place(1, 24, torch.ones(24).bool()))]
+    positions, ahead = model.get_mrope_input_positions(tokens, features)
+    wanted, also = Stock.get_mrope_input_positions(model, tokens, features)
+    assert torch.equal(positions, wanted)
+    assert ahead == also
 
 
 def test_seconds_are_summed_over_workers(tmp_path, monkeypatch):

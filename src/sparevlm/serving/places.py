@@ -34,8 +34,11 @@ class Placed(Pruned):
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
-        self._asked: bool = vllm_config.model_config.uses_mrope
-        width = vllm_config.model_config.get_inputs_embeds_size()
+        config = vllm_config.model_config
+        # vLLM's own pruning of videos writes places of its own behind features.
+        theirs = config.multimodal_config.is_multimodal_pruning_enabled()
+        self._asked: bool = config.uses_mrope and not theirs
+        width = config.get_inputs_embeds_size()
         self._width: int = width * (1 + self._levels)
         self._moved: Tensor | None = None
 
@@ -124,6 +127,8 @@ class Placed(Pruned):
         self, input_tokens: list[int], mm_features: list[Any]
     ) -> tuple[Tensor, int]:
         """See `SupportsMRoPE`: the positions of the whole prompt, of what is left of it."""
+        if all(KEY not in feature.data for feature in mm_features):
+            return self.whole_positions(input_tokens, mm_features)
         whole: list[int] = []
         kept: list[int] = []
         shifted: list[Any] = []
