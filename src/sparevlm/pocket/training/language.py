@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, CLIPModel, LlavaForConditionalGeneration
 from sparevlm.pocket.model import llava_config, make_processor, make_tokenizer
 from sparevlm.pocket.questions import SKILLS, ask, skills
 from sparevlm.pocket.scenes import COLORS, GRID, SCENES, SEEDS, SIZES, Scene
-from sparevlm.pocket.training import common
+from sparevlm.pocket.training import common, nature
 from sparevlm.pocket.training.evaluate import accuracy, answer
 
 SHARES = {"plain": 0.3, "dense": 0.35, "pictograms": 0.35}
@@ -114,6 +114,7 @@ def make_batches(split: str, size: int):
         labels = [common.patch_labels(scene) for scene in scenes]
         batch |= {k: torch.from_numpy(np.stack([label[k] for label in labels])) for k in labels[0]}
         batch["image"] = torch.from_numpy(np.stack([scene.image for scene in scenes]))
+        batch["long"] = torch.from_numpy(np.stack([nature.long_patches(s) for s in scenes]))
         return batch
 
     return make
@@ -151,6 +152,7 @@ class Pocket(nn.Module):
         self.llava.set_attn_implementation("lean")
         self.geometry = nn.Linear(width, 3)
         self.waves = nn.Linear(width, 32)
+        self.looks = nature.Looks(width)
         self.kind_words = torch.tensor(KIND_WORDS)
         ids = make_tokenizer().convert_tokens_to_ids
         self.groups = {name: torch.tensor(ids(list(w))) for name, w in WORD_GROUPS.items()}
@@ -199,10 +201,13 @@ class Pocket(nn.Module):
         target = batch["labels"][:, 1:][answered]
         loss = F.cross_entropy(logits, target)
         align = self.align(patches, batch)
+        lengths = nature.length_loss(patches.float(), batch["long"])
+        looks = self.looks(patches.float(), nature.looks(batch["image"]))
         real = target != self.llava.config.eos_token_id
         right = (logits.argmax(-1) == target)[real].float().mean()
-        report = {"answer": float(loss.detach()), "align": float(align.detach())}
-        return loss + 0.3 * align, report | {"right": float(right)}
+        parts = {"answer": loss, "align": align, "lengths": lengths, "looks": looks}
+        report = {name: float(part.detach()) for name, part in parts.items()}
+        return loss + 0.3 * align + lengths + looks, report | {"right": float(right)}
 
 
 def begin_from(model: LlavaForConditionalGeneration, folder: Path) -> None:
@@ -287,9 +292,10 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--stop", type=int, default=10**9, help="end early after this step")
     parser.add_argument("--start", type=Path, help="the folder pocket of an earlier run")
-    options = parser.parse_args()
-    torch.set_num_threads(2)
-    train(**vars(options))
+    parser.add_argument("--threads", type=int, default=2)
+    options = vars(parser.parse_args())
+    torch.set_num_threads(options.pop("threads"))
+    train(**options)
 
 
 if __name__ == "__main__":
