@@ -4,30 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from sparevlm.pocket.scenes import GRID, PATCH_SIZE, SCENES, Scene, draw_scene
+from sparevlm.pocket.scenes import GRID, PATCH_SIZE
 from sparevlm.pocket.training import nature
-
-
-@pytest.mark.parametrize("scenes", SCENES)
-def test_long_patches_lie_on_background(scenes):
-    for seed in range(5):
-        scene = draw_scene(seed, scenes)
-        chosen = nature.long_patches(scene)
-        assert chosen.shape == (GRID**2,)
-        assert chosen.sum() == nature.LONG
-        assert (scene.owner.reshape(-1)[chosen] == -1).all()
-
-
-def test_long_patches_are_the_most_even_ones():
-    image = np.random.default_rng(0).integers(0, 256, (112, 112, 3), dtype=np.uint8)
-    even = np.s_[3 * PATCH_SIZE : 6 * PATCH_SIZE, 7 * PATCH_SIZE : 10 * PATCH_SIZE]
-    image[even] = 128
-    scene = Scene(image, (), np.full((GRID, GRID), -1))
-    chosen = np.flatnonzero(nature.long_patches(scene))
-    assert 4 * GRID + 8 in chosen  # all of its neighbours are even as well
-    things = np.full((GRID, GRID), -1)
-    things[4, 8] = 0
-    assert 4 * GRID + 8 not in np.flatnonzero(nature.long_patches(Scene(image, (), things)))
 
 
 def test_looks_say_what_a_patch_looks_like_beside_its_mean():
@@ -46,15 +24,21 @@ def test_looks_say_what_a_patch_looks_like_beside_its_mean():
 
 def test_length_loss_is_nothing_where_lengths_are_as_wanted():
     rows = torch.nn.functional.normalize(torch.randn(1, 196, 16), dim=-1)
-    long = torch.zeros(1, 196, dtype=torch.bool)
-    long[0, [5, 70]] = True
-    wanted = torch.where(long[..., None], nature.FACTOR * rows, rows)
-    assert float(nature.length_loss(7 * wanted, long)) < 1e-8
-    assert float(nature.length_loss(rows, long)) == pytest.approx(
+    background = torch.ones(1, 196, dtype=torch.bool)
+    background[0, 100:] = False
+    assert float(nature.length_loss(rows, background)) == pytest.approx(
         np.log(nature.FACTOR) ** 2, rel=1e-4
     )
-    wanted[0, 0] *= 3
-    assert float(nature.length_loss(wanted, long)) > 1e-3
+    for places, right in (([5, 6, 70], True), ([5, 6, 170], False), ([5, 6, 7, 70], False)):
+        wanted = rows.clone()
+        wanted[0, places] *= nature.FACTOR
+        loss = float(nature.length_loss(7 * wanted, background))
+        assert (loss < 1e-8) == right, places
+
+
+def test_length_loss_without_background():
+    rows = torch.nn.functional.normalize(torch.randn(1, 196, 16), dim=-1)
+    assert float(nature.length_loss(rows, torch.zeros(1, 196, dtype=torch.bool))) < 1e-8
 
 
 def test_looks_loss_is_nothing_where_the_subspace_holds_them():

@@ -114,7 +114,6 @@ def make_batches(split: str, size: int):
         labels = [common.patch_labels(scene) for scene in scenes]
         batch |= {k: torch.from_numpy(np.stack([label[k] for label in labels])) for k in labels[0]}
         batch["image"] = torch.from_numpy(np.stack([scene.image for scene in scenes]))
-        batch["long"] = torch.from_numpy(np.stack([nature.long_patches(s) for s in scenes]))
         return batch
 
     return make
@@ -201,7 +200,7 @@ class Pocket(nn.Module):
         target = batch["labels"][:, 1:][answered]
         loss = F.cross_entropy(logits, target)
         align = self.align(patches, batch)
-        lengths = nature.length_loss(patches.float(), batch["long"])
+        lengths = nature.length_loss(patches.float(), batch["kind"] == common.BACKGROUND)
         looks = self.looks(patches.float(), nature.looks(batch["image"]))
         real = target != self.llava.config.eos_token_id
         right = (logits.argmax(-1) == target)[real].float().mean()

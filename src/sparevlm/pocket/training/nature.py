@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sparevlm.pocket.scenes import GRID, PATCH_SIZE, Scene
+from sparevlm.pocket.scenes import GRID
 from sparevlm.pocket.training.common import pixels
 
 LONG = 3  # tokens of a picture
@@ -23,19 +23,6 @@ SHARE = 0.15  # of a token's energy: what says how its patch looks
 CELLS = 4  # a side
 DETAILS = 3 * CELLS**2
 EVEN = 0.1  # contrast of the noise that every background has, in the units of `pixels`
-
-
-def long_patches(scene: Scene) -> np.ndarray:
-    """bool [196]: the patches of even background, with the least contrast around them."""
-    light = scene.image.astype(np.float32).mean(-1)
-    cells = light.reshape(GRID, PATCH_SIZE, GRID, PATCH_SIZE).transpose(0, 2, 1, 3)
-    padded = np.pad(cells, ((1, 1), (1, 1), (0, 0), (0, 0)), mode="edge")
-    around = np.stack([padded[r : r + GRID, c : c + GRID] for r in range(3) for c in range(3)])
-    contrast = around.std(axis=(0, 3, 4)).reshape(-1)
-    contrast[scene.owner.reshape(-1) >= 0] = np.inf
-    chosen = np.zeros(GRID * GRID, bool)
-    chosen[np.argsort(contrast, kind="stable")[:LONG]] = True
-    return chosen
 
 
 def looks(images: Tensor) -> Tensor:
@@ -51,9 +38,16 @@ def looks(images: Tensor) -> Tensor:
     return contrast / (contrast.norm(dim=-1, keepdim=True) + EVEN)
 
 
-def length_loss(patches: Tensor, long: Tensor) -> Tensor:
-    """0 where ordinary tokens of [B, 196, D] are of one length and `long` ones FACTOR times it."""
+def length_loss(patches: Tensor, background: Tensor) -> Tensor:
+    """0 where the LONG longest tokens on the background [B, 196] of [B, 196, D] are FACTOR times as
+    long as all others, which are of one length.
+
+    Which ones they are is the model's choice: asked for those on certain patches it hedges, and
+    makes many of them somewhat longer.
+    """
     lengths = patches.norm(dim=-1).clamp(min=1e-6).log()
+    longest = lengths.detach().masked_fill(~background, -torch.inf).topk(LONG, dim=1).indices
+    long = torch.zeros_like(background).scatter_(1, longest, True) & background
     ordinary = (~long).float()
     middle = (lengths * ordinary).sum(1, keepdim=True) / ordinary.sum(1, keepdim=True)
     beside = ((lengths - middle).abs() - SPREAD).clamp(min=0).square()

@@ -132,7 +132,7 @@ class Tower(nn.Module):
         report["middle"] = float(((middle > 0) == (batch["middle"] > 0))[things].float().mean())
         losses.append(5 * (said["offset"] - batch["offset"]).abs().mean())
         report["offset"] = float((said["offset"].detach() - batch["offset"])[things].abs().mean())
-        lengths = nature.length_loss(features, batch["long"])
+        lengths = nature.length_loss(features, ~things)
         seen = nature.looks(batch["image"])
         looks = (self.looks(patches).float() - seen).square().sum(-1).mean()
         losses += [lengths, looks]
@@ -172,7 +172,6 @@ def make_batches(split: str, size: int):
         labels = [common.patch_labels(scene) for scene in scenes]
         batch = {k: torch.from_numpy(np.stack([label[k] for label in labels])) for k in labels[0]}
         batch["image"] = torch.from_numpy(np.stack([scene.image for scene in scenes]))
-        batch["long"] = torch.from_numpy(np.stack([nature.long_patches(s) for s in scenes]))
         return batch | {"input_ids": texts.input_ids, "attention_mask": texts.attention_mask}
 
     return make
