@@ -1,11 +1,13 @@
 """What the features of the pocket model are trained to be like."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from sparevlm.pocket.scenes import GRID, PATCH_SIZE
-from sparevlm.pocket.training import nature
+from sparevlm.pocket.training import language, nature, tower
 
 
 def test_looks_say_what_a_patch_looks_like_beside_its_mean():
@@ -52,3 +54,15 @@ def test_looks_loss_is_nothing_where_the_subspace_holds_them():
     rows = nature.SHARE**0.5 * seen @ basis.T + (1 - nature.SHARE) ** 0.5 * outside
     assert float(looks(9 * rows, seen)) < 1e-10
     assert float(looks(outside, seen)) == pytest.approx(nature.SHARE, rel=1e-4)
+
+
+def test_both_stages_ask_for_it(tmp_path):
+    threads = torch.get_num_threads()
+    more = {"stop": 2, "natural": True}
+    tower.train(tmp_path, steps=2, batch=2, lr=1e-3, local=True, **more)
+    language.train(tmp_path, 2, 2, 1e-3, width=64, layers=1, questions=10, **more)
+    torch.set_num_threads(threads)
+    for name in ("tower", "language"):
+        first = json.loads((tmp_path / f"{name}.jsonl").read_text().splitlines()[0])
+        assert first["lengths"] > 0
+        assert first["looks"] > 0
