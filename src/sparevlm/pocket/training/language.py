@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, CLIPModel, LlavaForConditionalGeneration
 from sparevlm.pocket.model import llava_config, make_processor, make_tokenizer
 from sparevlm.pocket.questions import SKILLS, ask, skills
 from sparevlm.pocket.scenes import COLORS, GRID, SCENES, SEEDS, SIZES, Scene
-from sparevlm.pocket.training import common
+from sparevlm.pocket.training import common, nature
 from sparevlm.pocket.training.evaluate import accuracy, answer
 
 SHARES = {"plain": 0.3, "dense": 0.35, "pictograms": 0.35}
@@ -139,9 +139,12 @@ def waves(places: torch.Tensor) -> torch.Tensor:
 
 
 class Pocket(nn.Module):
-    """LLaVA with the two losses of stage 2: answers, and words for what each patch shows."""
+    """LLaVA with the two losses of stage 2: answers, and words for what each patch shows.
 
-    def __init__(self, clip: CLIPModel, width: int, layers: int):
+    `natural`: its features are asked to be like those of towers over photographs too.
+    """
+
+    def __init__(self, clip: CLIPModel, width: int, layers: int, *, natural: bool = False):
         super().__init__()
         self.llava = LlavaForConditionalGeneration(
             llava_config(clip.config.vision_config, width, layers)
@@ -151,6 +154,7 @@ class Pocket(nn.Module):
         self.llava.set_attn_implementation("lean")
         self.geometry = nn.Linear(width, 3)
         self.waves = nn.Linear(width, 32)
+        self.looks = nature.Looks(width) if natural else None
         self.kind_words = torch.tensor(KIND_WORDS)
         ids = make_tokenizer().convert_tokens_to_ids
         self.groups = {name: torch.tensor(ids(list(w))) for name, w in WORD_GROUPS.items()}
@@ -199,10 +203,16 @@ class Pocket(nn.Module):
         target = batch["labels"][:, 1:][answered]
         loss = F.cross_entropy(logits, target)
         align = self.align(patches, batch)
+        parts = {"answer": loss, "align": 0.3 * align}
+        if self.looks is not None:
+            background = batch["kind"] == common.BACKGROUND
+            parts["lengths"] = nature.length_loss(patches.float(), background)
+            parts["looks"] = self.looks(patches.float(), nature.looks(batch["image"]))
         real = target != self.llava.config.eos_token_id
         right = (logits.argmax(-1) == target)[real].float().mean()
-        report = {"answer": float(loss.detach()), "align": float(align.detach())}
-        return loss + 0.3 * align, report | {"right": float(right)}
+        report = {name: float(part.detach()) for name, part in parts.items()}
+        report |= {"align": float(align.detach()), "right": float(right)}
+        return torch.stack(list(parts.values())).sum(), report
 
 
 def begin_from(model: LlavaForConditionalGeneration, folder: Path) -> None:
@@ -234,9 +244,10 @@ def train(
     stop: int,
     questions: int = 300,
     start: Path | None = None,
+    natural: bool = False,
 ) -> None:
     torch.manual_seed(0)
-    pocket = Pocket(CLIPModel.from_pretrained(out / "clip"), width, layers)
+    pocket = Pocket(CLIPModel.from_pretrained(out / "clip"), width, layers, natural=natural)
     if start:
         begin_from(pocket.llava, start)
     make = make_batches("train", batch)
@@ -287,9 +298,11 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--stop", type=int, default=10**9, help="end early after this step")
     parser.add_argument("--start", type=Path, help="the folder pocket of an earlier run")
-    options = parser.parse_args()
-    torch.set_num_threads(2)
-    train(**vars(options))
+    parser.add_argument("--natural", action="store_true", help="features as over photographs")
+    parser.add_argument("--threads", type=int, default=2)
+    options = vars(parser.parse_args())
+    torch.set_num_threads(options.pop("threads"))
+    train(**options)
 
 
 if __name__ == "__main__":

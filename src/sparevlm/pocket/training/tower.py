@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, CLIPModel
 from sparevlm.pocket.model import clip_config, make_image_processor, make_tokenizer
 from sparevlm.pocket.questions import ask, skills
 from sparevlm.pocket.scenes import GRID, SEEDS, SIGN, Scene
-from sparevlm.pocket.training import common
+from sparevlm.pocket.training import common, nature
 
 SHARES = {"plain": 0.2, "dense": 0.35, "pictograms": 0.45}
 
@@ -86,9 +86,12 @@ def neighbour_heads(model: CLIPModel) -> None:
 
 
 class Tower(nn.Module):
-    """CLIP with heads that read patch labels off the layer before the last."""
+    """CLIP with heads that read patch labels off the layer before the last.
 
-    def __init__(self, config, *, local: bool = True):
+    `natural`: its features are asked to be like those of towers over photographs too.
+    """
+
+    def __init__(self, config, *, local: bool = True, natural: bool = False):
         super().__init__()
         self.clip = CLIPModel(config)
         self.clip.set_attn_implementation("lean")
@@ -104,12 +107,14 @@ class Tower(nn.Module):
         }
         self.norm = nn.LayerNorm(width)
         self.heads = nn.ModuleDict({name: nn.Linear(width, n) for name, n in classes.items()})
+        self.looks = nn.Linear(width, nature.DETAILS) if natural else None
 
     def forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
         vision = self.clip.vision_model(
             pixel_values=common.pixels(batch["image"]), output_hidden_states=True
         )
-        patches = self.norm(vision.hidden_states[-2][:, 1:].float())
+        features = vision.hidden_states[-2][:, 1:].float()
+        patches = self.norm(features)
         said = {name: head(patches) for name, head in self.heads.items()}
         losses, report = [], {}
         things = batch["kind"] != common.BACKGROUND
@@ -130,6 +135,12 @@ class Tower(nn.Module):
         report["middle"] = float(((middle > 0) == (batch["middle"] > 0))[things].float().mean())
         losses.append(5 * (said["offset"] - batch["offset"]).abs().mean())
         report["offset"] = float((said["offset"].detach() - batch["offset"])[things].abs().mean())
+        if self.looks is not None:
+            lengths = nature.length_loss(features, ~things)
+            seen = nature.looks(batch["image"])
+            looks = (self.looks(patches).float() - seen).square().sum(-1).mean()
+            losses += [lengths, looks]
+            report |= {"lengths": float(lengths.detach()), "looks": float(looks.detach())}
         image = F.normalize(self.clip.visual_projection(vision.pooler_output).float(), dim=-1)
         text = F.normalize(
             self.clip.get_text_features(
@@ -190,10 +201,11 @@ def train(
     stop: int,
     local: bool,
     start: Path | None = None,
+    natural: bool = False,
 ) -> None:
     torch.manual_seed(0)
     out.mkdir(parents=True, exist_ok=True)
-    tower = Tower(clip_config(width=128), local=local)
+    tower = Tower(clip_config(width=128), local=local, natural=natural)
     if start:
         begin_from(tower, start)
     make = make_batches("train", batch)
@@ -214,10 +226,15 @@ def main() -> None:
     parser.add_argument("--stop", type=int, default=10**9, help="end early after this step")
     parser.add_argument("--plain-start", action="store_true", help="no neighbour heads")
     parser.add_argument("--start", type=Path, help="the folder clip of an earlier run")
+    parser.add_argument("--natural", action="store_true", help="features as over photographs")
+    parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(options.threads)
     local = not options.plain_start
-    train(options.out, options.steps, options.batch, options.lr, options.stop, local, options.start)
+    train(
+        options.out, options.steps, options.batch, options.lr, options.stop, local, options.start,
+        options.natural,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
