@@ -116,6 +116,26 @@ def test_vllms_own_pruning_of_videos_is_refused():
         settings_for(model, {KEY: {"keep": 3}})
 
 
+def test_requests_do_not_go_past_a_captured_encoder():
+    """A server that was started with a budget switches it off, one without refuses requests."""
+    media = SimpleNamespace(mm_processor_kwargs=None, is_multimodal_pruning_enabled=lambda: False)
+    for budget, captured in ((None, True), (None, False), ({"keep": 9}, True)):
+        hf = SimpleNamespace(model_type="qwen2_5_vl", sparevlm=budget)
+        model = SimpleNamespace(hf_config=hf, multimodal_config=media, uses_mrope=True)
+        config = SimpleNamespace(
+            model_config=model, speculative_config=None, lora_config=None,
+            parallel_config=SimpleNamespace(pipeline_parallel_size=1),
+            compilation_config=SimpleNamespace(cudagraph_mode=None, cudagraph_mm_encoder=captured),
+        )  # fmt: skip
+        PruningConfig.verify_and_update_config(config)
+        assert config.compilation_config.cudagraph_mm_encoder == (captured and budget is None)
+        if captured and budget is None:
+            with pytest.raises(ValueError, match="without cudagraph_mm_encoder"):
+                settings_for(model, {KEY: {"keep": 3}})
+        else:
+            assert settings_for(model, {KEY: {"keep": 3}}) is not None
+
+
 def element(data, kind, **more):
     return MultiModalFieldElem(data=data, field=kind(**more))
 

@@ -16,6 +16,10 @@ log = logging.getLogger("vllm.sparevlm")
 # Attributes of the Hugging Face configuration, which all processes get.
 _BLOCKED = f"{KEY}_blocked"
 _PLACES = f"{KEY}_places"
+_CAPTURED = (
+    "CUDA graphs of the vision encoder would go past the pruning: start the server with a budget, "
+    "which switches them off, or without cudagraph_mm_encoder"
+)
 _WORDS_ALONE = ("ngram", "ngram_gpu", "suffix")  # drafts that no model makes need no positions
 
 
@@ -85,6 +89,8 @@ class PruningConfig(VerifyAndUpdateConfig):
             possible = ("original",)
         settings = _settings(model_config, {}, possible)
         if settings is None:
+            if getattr(vllm_config.compilation_config, "cudagraph_mm_encoder", False):
+                setattr(config, _BLOCKED, getattr(config, _BLOCKED) or _CAPTURED)
             return
         # A captured encoder would go past the pruning.
         vllm_config.compilation_config.cudagraph_mm_encoder = False
