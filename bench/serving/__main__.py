@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import numpy as np
 
 from bench.serving.load import Asked, make_requests, run
 from bench.serving.model import save
-from bench.serving.server import Server, serving
+from bench.serving.server import MODULE, Server, serving
 from bench.serving.video_model import save as save_video_model
 
 TOKENS = 576
@@ -34,7 +34,7 @@ class Budget:
 
     settings: dict[str, Any] | None = None
     options: tuple[str, ...] = ()
-    module: str = "vllm.entrypoints.openai.api_server"
+    module: str = MODULE
 
 
 SHARE = 0.111
@@ -85,7 +85,7 @@ def measure(
     }  # fmt: skip
 
 
-def table(results: dict[str, Any], budgets: Iterable[str]) -> str:
+def table(results: dict[str, Any], budgets: Mapping[str, Budget]) -> str:
     """Means over repeats, with the spread (least to largest) where it matters."""
     lines = [
         "| at once | arrivals /s | budget | first token P50 / P95 / P99 [s] "
@@ -94,7 +94,7 @@ def table(results: dict[str, Any], budgets: Iterable[str]) -> str:
     ]
     runs = results["runs"]
     for concurrency in dict.fromkeys(one["concurrency"] for one in runs):
-        for budget in budgets:
+        for budget, how in budgets.items():
             some = [
                 one for one in runs
                 if one["budget"] == budget and one["concurrency"] == concurrency
@@ -108,8 +108,11 @@ def table(results: dict[str, Any], budgets: Iterable[str]) -> str:
 
             def spread(*path: str, some: list[dict[str, Any]] = some) -> str:
                 values = [one[path[0]][path[1]] if path[1:] else one[path[0]] for one in some]
-                return f"{np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+                several = f" ({min(values):.2f} to {max(values):.2f})" if values[1:] else ""
+                return f"{np.mean(values):.2f}{several}"
 
+            ours = how.module == MODULE  # vLLM does not tell its own selection from encoding
+            selection = f", {1000 * mean('selection_seconds'):.1f}" if ours else ""
             lines.append(
                 f"| {concurrency} | {some[0]['rate']:g} | {budget} "
                 f"| {spread('first', 'p50')} / {mean('first', 'p95'):.2f} "
@@ -117,8 +120,7 @@ def table(results: dict[str, Any], budgets: Iterable[str]) -> str:
                 f"| {mean('last', 'p50'):.2f} / {mean('last', 'p95'):.2f} "
                 f"/ {mean('last', 'p99'):.2f} "
                 f"| {spread('goodput')} | {mean('kv_peak'):.1%} "
-                f"| {1000 * mean('encoder_seconds'):.0f}, "
-                f"{1000 * mean('selection_seconds'):.1f} |"
+                f"| {1000 * mean('encoder_seconds'):.0f}{selection} |"
             )
     return "\n".join(lines) + "\n"
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
+from bench.serving.server import MODULE
+
 _load = CPUModelRunner.load_model
 
 
@@ -26,4 +28,4 @@ def load_model(self: Any, *args: Any, **kwargs: Any) -> None:
 CPUModelRunner.load_model = load_model
 
 if __name__ == "__main__":
-    runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__")
+    runpy.run_module(MODULE, run_name="__main__")

@@ -17,6 +17,8 @@ from typing import Any
 
 import httpx
 
+MODULE = "vllm.entrypoints.openai.api_server"
+
 
 class Server:
     """An address, and Prometheus' numbers behind it."""
@@ -55,9 +57,12 @@ class Server:
 @contextmanager
 def serving(
     model: Path, settings: dict[str, Any] | None, log: Path, options: list[str],
-    module: str = "vllm.entrypoints.openai.api_server",
+    module: str,
 ) -> Iterator[Server]:  # fmt: skip
-    """A server of a checkpoint, with these settings of sparevlm; None: nothing is pruned."""
+    """A server of a checkpoint, with these settings of sparevlm; None: nothing is pruned.
+
+    `module` is what starts it: `MODULE`, or one that goes on to it.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -127,7 +127,7 @@ def packed(item: PrunedItem, given: list[MultiModalKwargsItem]) -> MultiModalKwa
 
 def identity(hashes: list[str], item: PrunedItem) -> str:
     """A hash of the pictures and videos, their order, the words between them and the setting."""
-    text = "\n".join(hashes).encode() + bytes(item.to_tensor().tolist())
+    text = "\n".join(hashes).encode() + item.to_tensor().numpy().tobytes()
     return hashlib.sha256(text).hexdigest()
 
 

@@ -154,6 +154,7 @@ class Pruned:
         rows, places = [], []
         like = parts[0].units[0].features
         assert like is not None
+        words = iter(self._words([run for run in item.runs if not run.visual], like))
         for run, start in zip(item.runs, item.starts, strict=False):
             if run.visual:
                 unit = next(units)
@@ -161,17 +162,19 @@ class Pruned:
                 rows.append(unit.features)
                 places.append(start + unit.indices)
             else:
-                rows.append(self._words(run, like))
+                rows.append(next(words))
                 places.append(torch.arange(start, start + run.length, device=like.device))
         return self.placed(item, parts, torch.cat(rows), torch.cat(places))
 
-    def _words(self, run: Run, like: Tensor) -> Tensor:
-        """Embedded words, as wide as features; deeper layers add nothing to them."""
-        ids = torch.full((run.length,), run.token, dtype=torch.int64, device=like.device)
+    def _words(self, runs: list[Run], like: Tensor) -> list[Tensor]:
+        """Embedded words of each run, as wide as features; deeper layers add nothing to them."""
+        if not runs:
+            return []
+        ids = torch.tensor([run.token for run in runs for _ in range(run.length)]).to(like.device)
         words = self.get_language_model().embed_input_ids(ids)  # type: ignore[attr-defined]
-        rows = like.new_zeros(run.length, like.shape[1])
+        rows = like.new_zeros(len(ids), like.shape[1])
         rows[:, : words.shape[1]] = words.to(like.dtype)
-        return rows
+        return list(rows.split([run.length for run in runs]))
 
 
 def _joined_tokens(group: list[Unit]) -> VisualTokens:
