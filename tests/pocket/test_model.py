@@ -1,4 +1,4 @@
-"""The shipped model: loads with plain transformers, and answers."""
+"""The shipped models: load with plain transformers, and answer."""
 
 from __future__ import annotations
 
@@ -9,50 +9,65 @@ import torch
 from safetensors import safe_open
 from transformers import AutoProcessor, CLIPModel, LlavaForConditionalGeneration
 
-from sparevlm.hf.loading import POCKET
+from sparevlm import load
+from sparevlm.hf.loading import SHIPPED
 from sparevlm.methods import SPARE
 from sparevlm.pocket.questions import skills
+from sparevlm.pocket.scenes import SCENES
 from sparevlm.pocket.training.evaluate import accuracy, answer
+from sparevlm.relevance import tower_name
+
+
+@pytest.fixture(scope="module", params=SHIPPED)
+def folder(request):
+    return SHIPPED[request.param]
 
 
 @pytest.fixture(scope="module")
-def pocket():
-    model = LlavaForConditionalGeneration.from_pretrained(POCKET, dtype=torch.float32)
-    return model.eval(), AutoProcessor.from_pretrained(POCKET)
+def pocket(folder):
+    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    return model.eval(), AutoProcessor.from_pretrained(folder)
 
 
-def test_files():
-    size = sum(path.stat().st_size for path in POCKET.rglob("*") if path.is_file())
+def test_files(folder):
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     assert size < 25e6
-    for folder in (POCKET, POCKET / "clip"):
-        with safe_open(folder / "model.safetensors", "pt") as weights:
+    for place in (folder, folder / "clip"):
+        with safe_open(place / "model.safetensors", "pt") as weights:
             names = list(weights.keys())
             assert {weights.get_tensor(name).dtype for name in names} == {torch.float16}
-    with safe_open(POCKET / "model.safetensors", "pt") as weights:  # as LLaVA checkpoints name them
+    with safe_open(folder / "model.safetensors", "pt") as weights:  # as LLaVA checkpoints name them
         names = list(weights.keys())
         assert any("vision_tower.vision_model." in name for name in names)
 
 
-def test_nothing_is_missing():
-    _, info = LlavaForConditionalGeneration.from_pretrained(POCKET, output_loading_info=True)
+def test_nothing_is_missing(folder):
+    _, info = LlavaForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
-    _, info = CLIPModel.from_pretrained(POCKET / "clip", output_loading_info=True)
+    _, info = CLIPModel.from_pretrained(folder / "clip", output_loading_info=True)
     assert not info["missing_keys"]
 
 
-def test_the_tower_is_clips(pocket):
-    clip = CLIPModel.from_pretrained(POCKET / "clip", dtype=torch.float32)
+@pytest.mark.parametrize("name", SHIPPED)
+def test_by_name(name):
+    model, _ = load(name, device="cpu")
+    assert model.dtype == torch.float32 and tower_name(model) == str(SHIPPED[name] / "clip")
+
+
+def test_the_tower_is_clips(folder, pocket):
+    clip = CLIPModel.from_pretrained(folder / "clip", dtype=torch.float32)
     ours = dict(pocket[0].model.vision_tower.named_parameters())
     for name, weight in clip.vision_model.named_parameters():
         assert torch.equal(ours[name], weight)
 
 
-MEASURED = json.loads((POCKET / "accuracy.json").read_text())["scenes"]
+def measured_of(folder):
+    return json.loads((folder / "accuracy.json").read_text())["scenes"]
 
 
-@pytest.mark.parametrize("scenes", MEASURED)
-def test_accuracy_is_what_the_card_says(pocket, scenes):
-    measured = MEASURED[scenes]
+@pytest.mark.parametrize("scenes", SCENES)
+def test_accuracy_is_what_the_card_says(folder, pocket, scenes):
+    measured = measured_of(folder)[scenes]
     found = accuracy(answer(*pocket, "test", 200, scenes))
     expected = measured["all"]["overall"]
     deviation = (expected * (1 - expected) / 200) ** 0.5
@@ -62,8 +77,8 @@ def test_accuracy_is_what_the_card_says(pocket, scenes):
         assert measured["all"][skill] > blind + 0.05
 
 
-def test_plain_scenes_are_no_difficulty():
-    measured = MEASURED["plain"]["all"]
+def test_plain_scenes_are_no_difficulty(folder):
+    measured = measured_of(folder)["plain"]["all"]
     assert measured["overall"] >= 0.95 and min(measured.values()) >= 0.9
 
 

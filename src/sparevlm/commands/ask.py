@@ -39,7 +39,8 @@ def add_ask(commands: Any) -> argparse.ArgumentParser:
     add(
         "--model",
         metavar="NAME",
-        help="pocket (shipped, the default), a model directory or a hub name",
+        help="pocket (shipped, the default), pocket-natural (its successor, shipped too), a model "
+        "directory or a hub name",
     )
     add("--url", metavar="URL", help="ask a server instead, such as vLLM with sparevlm in it")
     add(

@@ -13,6 +13,7 @@ import gradio as gr
 from sparevlm.demo import panel
 from sparevlm.demo.explorer import Explorer, Look, Ranks
 from sparevlm.demo.scenes import examples
+from sparevlm.hf.loading import SHIPPED
 from sparevlm.images import open_picture
 from sparevlm.methods import list_methods
 
@@ -29,7 +30,6 @@ MEGABYTES = 20  # of an upload
 FORGET = 3600  # seconds until a session's pictures are dropped
 
 _SHOW = "(...settings) => { sparevlm.show(...settings); sparevlm.address(...settings); }"
-POCKET = "pocket"
 # A file that is no picture goes, lest the browser draw its mark of a broken one.
 _DROP = "(picture) => document.querySelector('#sv-full [data-file]') ? null : picture"
 _DIM = "(...settings) => sparevlm.show(...settings)"
@@ -93,7 +93,7 @@ class Page:
                 f"# What does the model still see?\nA question to **{self._model}** about a "
                 "picture, with few of its visual tokens. Drag the budget: the patches that stay "
                 "are all that it gets."
-                + (" It knows drawn scenes only." if self._model == POCKET else ""),
+                + (" It knows drawn scenes only." if self._model in SHIPPED else ""),
                 elem_id="sv-head",
             )
             state = gr.State(None, time_to_live=FORGET)
@@ -139,7 +139,7 @@ class Page:
                     with gr.Row(elem_classes="sv-pair", elem_id="sv-panels"):
                         panels = [gr.HTML(elem_id=f"sv-panel-{side}") for side in SIDES]
                     curve = gr.HTML(elem_id="sv-curve")
-            if self._model == POCKET:
+            if self._model in SHIPPED:
                 gr.Markdown(panel.ABOUT, elem_id="sv-about")
 
             settings = [keep, view, *methods, question, example, picture]
@@ -239,7 +239,7 @@ class Page:
         slider = gr.Slider(maximum=most, value=now) if now < keep else gr.Slider(maximum=most)
         asked = {"question": question, "picture": path}
         right = self._right(example, question)
-        photo = self._model == POCKET and example not in self._examples
+        photo = self._model in SHIPPED and example not in self._examples
         everything = panel.full(look, asked, right, panel.PHOTOGRAPH if photo else None)
         curve = panel.curves(curves, {**asked, "methods": [first, second]})
         return [_Seen(path, look, made), everything, *panels, *answers, curve, slider]

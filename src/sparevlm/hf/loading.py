@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 POCKET = Path(__file__).parents[1] / "pocket" / "weights"
+SHIPPED = {"pocket": POCKET, "pocket-natural": POCKET.with_name("natural")}
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 
 
@@ -34,14 +35,16 @@ def load(
     """Load a vision-language model and its processor.
 
     Weights come from safetensors alone, and no remote code is run. Bars of progress are for a
-    terminal or a notebook, and for models other than the pocket one.
+    terminal or a notebook, and for models that do not ship with sparevlm.
 
     Parameters
     ----------
     name : str
-        "pocket" for the model shipped with sparevlm; else a directory or a hub name.
+        "pocket" or "pocket-natural" for those shipped with sparevlm (the same model, and its
+        successor with features more like those of towers over photographs); else a directory or a
+        hub name.
     dtype : torch.dtype, str or None
-        As `from_pretrained` takes it; None: float32 for the pocket model, else the checkpoint's on
+        As `from_pretrained` takes it; None: float32 for a shipped model, else the checkpoint's on
         an accelerator and float32 on a CPU.
     device : str or None
         Where to put it; None: an accelerator if there is one.
@@ -59,8 +62,9 @@ def load(
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    place = POCKET if name == "pocket" else Path(name).expanduser()
-    local = name == "pocket" or place.is_dir()
+    shipped = name in SHIPPED
+    place = SHIPPED[name] if shipped else Path(name).expanduser()
+    local = shipped or place.is_dir()
     if not local and (place.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
         raise ValueError(f"there is no directory {name}: give the directory of a saved model")
     if local:
@@ -69,10 +73,10 @@ def load(
         accelerator = torch.accelerator.is_available() and torch.accelerator.current_accelerator()
         device = accelerator.type if accelerator else "cpu"
     if dtype is None:
-        dtype = torch.float32 if name == "pocket" or device == "cpu" else "auto"
+        dtype = torch.float32 if shipped or device == "cpu" else "auto"
     source = str(place) if local else name
     try:
-        with loading_bars(name != "pocket"):
+        with loading_bars(not shipped):
             model = AutoModelForImageTextToText.from_pretrained(
                 source, dtype=dtype, use_safetensors=True
             )

@@ -23,7 +23,7 @@ library_name: transformers
 pipeline_tag: image-text-to-text
 ---
 
-# pocket: a LLaVA of {parameters:.1f} million parameters
+# {name}: a LLaVA of {parameters:.1f} million parameters
 
 A `LlavaForConditionalGeneration` that answers short questions about drawn scenes. It ships with
 sparevlm so that pruning methods can be tried, tested and compared without a download. It knows
@@ -41,9 +41,9 @@ nothing but these scenes and the {words} words of its vocabulary: it is no gener
 Everything is drawn by `sparevlm.pocket.scenes` from a seed. Scenes of training, validation and test
 come from disjoint ranges of seeds: {seeds}. Nothing was chosen by looking at test questions.
 
-1. `python -m sparevlm.pocket.training.tower --steps {tower_steps}`: {tower_images:,} pictures;
+1. `python -m sparevlm.pocket.training.tower {natural}--steps {tower_steps}`: {tower_images:,} pictures;
    image-caption contrast, and kind, colour, size and place of the object under every patch.
-2. `python -m sparevlm.pocket.training.language --steps {language_steps}`: {pictures:,} pictures with
+2. `python -m sparevlm.pocket.training.language {natural}--steps {language_steps}`: {pictures:,} pictures with
    about sixteen questions each; the tower stays frozen. Always with all tokens: the model never saw
    a pruned prompt.
 
@@ -68,6 +68,9 @@ TITLES = {
     "pictograms": "Pictograms and signs",
 }
 FIRST = "Weights start from seed 0."
+NATURAL = """`--natural` asks for features that are more like those of towers over photographs: tokens of one
+length, but for three of a picture's background that are four times as long, and a share of each for
+how its patch looks. Both go on from the weights of `pocket`, by `--start`."""
 NEXT = """Both go on from an earlier run of the same commands on plain scenes alone ({tower_images:,} and
 {pictures:,} pictures, {minutes} minutes; its logs are the earlier ones), which started from seed 0."""
 
@@ -135,10 +138,11 @@ def score_table(scenes: str, tokens: int, scores: dict[str, dict[str, float]]) -
 
 
 def run_facts(run: Path) -> dict[str, int]:
-    """Steps, pictures and minutes of both stages, from their logs."""
+    """Steps, pictures and minutes of both stages, and whether features were asked to be natural."""
     tower, language = read(run / "tower.jsonl"), read(run / "language.jsonl")
     steps = [line for line in language if "pictures" in line]
     return {
+        "natural": "lengths" in tower[-1],
         "tower_steps": tower[-1]["step"],
         "tower_images": tower[-1]["pictures"],
         "language_steps": steps[-1]["step"],
@@ -161,8 +165,13 @@ def write_card(
     tables = "\n".join(
         score_table(kind, config.image_seq_length, shares) for kind, shares in scores.items()
     )
+    facts = run_facts(run)
+    natural = facts.pop("natural")
+    first = NATURAL if natural else FIRST
     card = CARD.format(
-        **run_facts(run),
+        **facts,
+        name="pocket-natural" if natural else "pocket",
+        natural="--natural " if natural else "",
         parameters=sum(p.numel() for p in model.parameters()) / 1e6,
         words=text.vocab_size,
         vision_width=vision.hidden_size,
@@ -174,7 +183,7 @@ def write_card(
         layers=text.num_hidden_layers,
         heads=text.num_attention_heads,
         seeds=", ".join(f"{split} from {first:,}" for split, first in SEEDS.items()),
-        start=NEXT.format(**run_facts(before)) if before else FIRST,
+        start=NEXT.format(**run_facts(before)) if before else first,
         machine=machine,
         note=f" {note}" if note else "",
         count=count,
