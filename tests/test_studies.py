@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from bench.studies import __main__ as studies
-from bench.studies import reconstruction
-from bench.studies.common import Bench, Outcome
+from bench.studies import natural, reconstruction
+from bench.studies.common import Bench, Outcome, Page
+from bench.studies.real.rows import Rows
+from sparevlm.hf.loading import SHIPPED
 from sparevlm.methods.base import _REGISTRY
 
 ROOT = Path(__file__).parents[1]
@@ -71,5 +75,22 @@ def test_answers_of_other_weights_are_not_taken(tmp_path, monkeypatch):
     weights = tmp_path / "weights"
     weights.mkdir()
     (weights / "model.safetensors").write_bytes(b"others")
-    monkeypatch.setattr("bench.studies.common.POCKET", weights)
+    monkeypatch.setitem(SHIPPED, "pocket", weights)
     assert Bench(tmp_path, 10).out != first
+
+
+def test_the_shipped_models_side_by_side(tmp_path, monkeypatch):
+    for name, value in (("KEPT", (11,)), ("RIVALS", ("uniform",)), ("PICTURES", 3)):
+        monkeypatch.setattr(natural, name, value)
+    page = Page(tmp_path, "natural")
+    natural.study(Bench(tmp_path / "answers", 5), page)
+    text = (tmp_path / "natural.md").read_text()
+    assert "| kept by | pocket, 11 | pocket-natural, 11 |" in text
+    assert {"spare", "uniform", "random"} <= set(re.findall(r"^\| (\w+) \|", text, flags=re.M))
+    assert len({path.parts[-4] for path in tmp_path.rglob("answers.jsonl")}) > 1  # a model each
+
+
+def test_length_of_things_over_background():
+    features = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    rows = Rows("two", [features, 3 * features], [np.array([0, 1, -1, -1])] * 2)
+    assert natural._on_things(rows) == pytest.approx(2.0)

@@ -15,6 +15,7 @@ from bench.studies import (
     ablation,
     budgets,
     magnitude,
+    natural,
     positions,
     reconstruction,
     relevance,
@@ -30,6 +31,7 @@ STUDIES: dict[str, Study] = {
     "positions": positions.study,
     "budgets": budgets.study,
     "signs": signs.study,
+    "natural": natural.study,
 }
 
 

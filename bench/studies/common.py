@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from sparevlm import PruningMethod, RandomTokens, load, viz
 from sparevlm.evaluation import Item, Setting, pocket_items, run
 from sparevlm.evaluation.statistics import interval, same
-from sparevlm.hf.loading import POCKET
+from sparevlm.hf.loading import POCKET, SHIPPED
 
 KEEPS = (65, 44, 22, 11)  # 33.3, 22.2, 11.1 and 5.6 % of 196 tokens
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
@@ -53,20 +53,28 @@ class Outcome:
 
 
 class Bench:
-    """Asks the pocket model, and keeps the answers under `out`, so that a stopped study goes on.
+    """Asks a shipped model, and keeps the answers under `out`, so that a stopped study goes on.
 
     Answers of other weights are never taken for these: the folder is named after them.
     """
 
-    def __init__(self, out: Path, limit: int, split: str = "test", scenes: str = "plain"):
-        self.limit, self.split, self.scenes = limit, split, scenes
-        digest = hashlib.sha256((POCKET / "model.safetensors").read_bytes()).hexdigest()[:8]
+    def __init__(
+        self,
+        out: Path,
+        limit: int,
+        split: str = "test",
+        scenes: str = "plain",
+        model: str = "pocket",
+    ):
+        self.limit, self.split, self.scenes, self.model = limit, split, scenes, model
+        weights = SHIPPED[model] / "model.safetensors"
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:8]
         self.out = out / f"{digest}-{scenes}-{split}-{limit}"
         self.known: dict[tuple[Path, str], Outcome] = {}
 
     @cached_property
     def loaded(self):
-        return load("pocket", device="cpu")
+        return load(self.model, device="cpu")
 
     @cached_property
     def items(self) -> list[Item]:
@@ -195,15 +203,22 @@ class Page:
         viz.save(drawn, path)
         return f"![{alt}]({path.name})\n"
 
-    def write(self, title: str, bench: Bench, parts: Sequence[str]) -> Path:
+    def write(
+        self,
+        title: str,
+        bench: Bench,
+        parts: Sequence[str],
+        models: str = "the pocket model",
+        small: str = "One small model",
+    ) -> Path:
         """Write the page, with what it was measured on and the command that does it again."""
         kind = "" if bench.scenes == "plain" else f"{bench.scenes} scenes, "
         head = (
             f"# {title}\n\n"
-            f"Measured on the pocket model, {kind}the first {bench.limit:,} {bench.split} "
+            f"Measured on {models}, {kind}the first {bench.limit:,} {bench.split} "
             "questions, greedy answers that are right word for word, in percent; differences in "
             "points on the same questions, with 95 % paired bootstrap intervals; random tokens: "
-            "three seeds. One small model on drawn scenes, which never saw a pruned prompt in "
+            f"three seeds. {small} on drawn scenes, which never saw a pruned prompt in "
             "training. By\n\n"
             f"    python -m bench.studies {self.name} --limit {bench.limit}\n\n"
             f"on {machine()}.\n"

@@ -37,9 +37,9 @@ class Rows:
         return Rows(self.title, [self.features[i] for i in pictures], regions)
 
 
-def pocket(pictures: int) -> Rows:
-    """What the pocket model's projector gives for validation scenes, its three kinds in turn."""
-    model, processor = load("pocket", device="cpu")
+def pocket(pictures: int, name: str = "pocket") -> Rows:
+    """What a shipped model's projector gives for validation scenes, its three kinds in turn."""
+    model, processor = load(name, device="cpu")
     kinds = [SCENES[i % len(SCENES)] for i in range(pictures)]
     scenes = [sample("validation", i, kind)[0] for i, kind in enumerate(kinds)]
     pixels = processor.image_processor(
@@ -48,7 +48,7 @@ def pocket(pictures: int) -> Rows:
     with torch.inference_mode():
         features = model.get_image_features(pixel_values=pixels).pooler_output
     owners = [scene.owner.reshape(-1) for scene in scenes]
-    return Rows("pocket", [rows.float().clone() for rows in features], owners)
+    return Rows(name, [rows.float().clone() for rows in features], owners)
 
 
 def gaussian(pictures: int, n: int, d: int) -> Rows:
