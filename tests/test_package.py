@@ -66,7 +66,13 @@ def test_wheel(built) -> None:
     kept = [p for p in source.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
     expected = {str(p.relative_to(source)) for p in kept if p.suffix not in (".pyc", ".pyi")}
     assert {name for name in names if ".dist-info/" not in name} == expected
-    for name in ("py.typed", "pocket/weights/model.safetensors", "demo/page.js", "demo/page.css"):
+    for name in (
+        "py.typed",
+        "pocket/weights/model.safetensors",
+        "pocket/natural/model.safetensors",
+        "demo/page.js",
+        "demo/page.css",
+    ):
         assert f"sparevlm/{name}" in names
     pickled = (".bin", ".pt", ".pth", ".pkl")
     assert not [name for name in names if name.endswith(pickled)]
