@@ -6,11 +6,12 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from bench.studies.common import Bench, Page, known_scenes, percent, random, table
-from bench.studies.real.measure import errors, norms, picks, plain_spare
+from bench.studies.real.measure import errors, from_features, norms, picks
 from bench.studies.real.rows import Rows, pocket
-from sparevlm import SPARE, PruningMethod, RandomTokens, get_method
+from sparevlm import SPARE, PruningMethod, get_method
+from sparevlm.hf.loading import SHIPPED
 
-MODELS = ("pocket", "pocket-natural")
+MODELS = tuple(SHIPPED)
 KEPT = (44, 22, 11)
 ERRORS = (8, 32)
 RIVALS = (
@@ -96,10 +97,13 @@ def _agreement(found: dict, names: list[str]) -> str:
 def _lengths(benches: dict[str, Bench]) -> str:
     rows = []
     for scenes in known_scenes():
+        of_scenes = [
+            Bench(one.out.parent, one.limit, one.split, scenes, model)
+            for model, one in benches.items()
+        ]
         for keep in KEPT:
             cells = []
-            for model, one in benches.items():
-                asked = Bench(one.out.parent, one.limit, one.split, scenes, model)
+            for asked in of_scenes:
                 raw, unit = asked.ask(
                     {
                         f"spare none normalize {n} {keep}": [
@@ -122,7 +126,7 @@ def _features() -> str:
     lines = []
     for model in MODELS:
         rows = pocket(PICTURES, model)
-        each = [norms(features, None) for features in rows.features]
+        each = [norms(features) for features in rows.features]
         tokens = len(rows.features[0])
         lines.append(
             [
@@ -149,12 +153,10 @@ def _on_things(rows: Rows) -> float:
 
 
 def _random_over_spare(rows: Rows) -> list[float]:
-    def draws(keep: int) -> list[RandomTokens]:
-        return [RandomTokens(keep, seed=seed) for seed in range(3)]
-
+    makers = from_features()
     left = {
-        name: [errors(x, picks(maker, x, ERRORS)) for x in rows.features]
-        for name, maker in (("random", draws), ("spare", plain_spare()))
+        name: [errors(x, picks(makers[name], x, ERRORS)) for x in rows.features]
+        for name in ("random", "spare")
     }
     return [
         float(np.mean([one[k] for one in left["random"]]) / np.mean([o[k] for o in left["spare"]]))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoProcessor, CLIPModel, LlavaForConditionalGeneration
 
+from sparevlm.hf.loading import SHIPPED
 from sparevlm.pocket import model, questions
 from sparevlm.pocket.pictograms import NAMES
 from sparevlm.pocket.scenes import SCENES
@@ -95,3 +96,10 @@ def test_scores():
     ]
     assert accuracy(scores) == {"overall": 2 / 3, "color": 0.5, "count": 1.0}
     assert most_frequent(scores) == {"color": 1.0, "count": 1.0}
+
+
+def test_which_run_was_natural():
+    assert {name: card.is_natural(folder) for name, folder in SHIPPED.items()} == {
+        "pocket": False,
+        "pocket-natural": True,
+    }

@@ -138,17 +138,21 @@ def score_table(scenes: str, tokens: int, scores: dict[str, dict[str, float]]) -
 
 
 def run_facts(run: Path) -> dict[str, int]:
-    """Steps, pictures and minutes of both stages, and whether features were asked to be natural."""
+    """Steps, pictures and minutes of both stages, from their logs."""
     tower, language = read(run / "tower.jsonl"), read(run / "language.jsonl")
     steps = [line for line in language if "pictures" in line]
     return {
-        "natural": "lengths" in tower[-1],
         "tower_steps": tower[-1]["step"],
         "tower_images": tower[-1]["pictures"],
         "language_steps": steps[-1]["step"],
         "pictures": steps[-1]["pictures"],
         "minutes": round((duration(tower) + duration(language)) / 60),
     }
+
+
+def is_natural(run: Path) -> bool:
+    """Whether the tower was trained with --natural, which its log tells by a loss of its own."""
+    return "lengths" in read(run / "tower.jsonl")[-1]
 
 
 def write_card(
@@ -165,11 +169,10 @@ def write_card(
     tables = "\n".join(
         score_table(kind, config.image_seq_length, shares) for kind, shares in scores.items()
     )
-    facts = run_facts(run)
-    natural = facts.pop("natural")
+    natural = is_natural(run)
     first = NATURAL if natural else FIRST
     card = CARD.format(
-        **facts,
+        **run_facts(run),
         name="pocket-natural" if natural else "pocket",
         natural="--natural " if natural else "",
         parameters=sum(p.numel() for p in model.parameters()) / 1e6,
