@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from .host_products import HostBlocks, HostColumns, HostProducts, rows_at_once
-from .products import Way, pairs, subtract_pairs
+from .products import Way, pairs
 from .stages import Bounds
 
-_PAD = 32  # entries; twins must round alike, wherever they lie
-_FOLD = 48  # steps after which all products are brought up to date, lest every step read them again
-_WORTH, _MANY = 24, 384  # steps to come and tokens from which on that pays
+_PAD = 32  # entries; twins and images must round alike, wherever they lie
+FOLD = 15  # steps after which all products are brought up to date, lest every step read them again
+_WORTH = 24  # steps to come from which on that pays
 Floats = NDArray[np.floating]
 
 
@@ -71,14 +71,15 @@ class HostRun:
         self._trust, self._floor = bounds.trust, np.asarray(bounds.floor, largest.dtype) * largest
         self._bar = np.maximum(bounds.trust * largest, self._floor)
         self._going = np.ones(total, np.bool_)
+        wide = math.ceil(n / _PAD) * _PAD
         self._gram: Floats | None = None
         self._single: list[HostProducts] = []
         if way == "given":
-            self._gram = _made(dtype, total, n, n, zero=self._ragged)
+            self._gram = _made(dtype, total, n, wide, zero=self._ragged)[..., :n]
             for product, out in zip(rows, self._gram, strict=True):
                 out[: len(product), : len(product)] = product.numpy()
         elif way == "gram":
-            self._gram = _made(dtype, total, n, n, zero=self._ragged)
+            self._gram = _made(dtype, total, n, wide, zero=self._ragged)[..., :n]
             for x, w, out in zip(rows, weights, torch.from_numpy(self._gram), strict=True):
                 product = pairs(x, out[: len(x), : len(x)])
                 if w is not None:
@@ -87,7 +88,7 @@ class HostRun:
             kind = HostBlocks if way == "blocks" else HostColumns
             self._single = [kind(x, w) for x, w in zip(rows, weights, strict=True)]
         # Zeros behind the last token: no remainder, of which products might round otherwise.
-        self._factor = _made(dtype, total, k, math.ceil(n / _PAD) * _PAD)
+        self._factor = _made(dtype, total, k, wide)
         self._factor[..., int(self._lengths.min()) :] = 0
         self._order = np.zeros((k, total), np.int64)
         self._rank = np.zeros(total, np.int64)
@@ -102,7 +103,7 @@ class HostRun:
         value, images = self._value, self._images
         goal = None if isinstance(tol, float) and tol == 0 else np.asarray(tol)
         for t in range(self.steps, stop):
-            if self._gram is not None and t and t % _FOLD == 0:
+            if self._gram is not None and t and t % FOLD == 0:
                 self._fold(t)
             best = np.maximum.reduce(value, 1)
             alive = best > self._bar
@@ -190,11 +191,12 @@ class HostRun:
     def _fold(self, t: int) -> None:
         """Subtract from the products of all pairs what the factors have of them."""
         assert self._gram is not None
-        worth = (self._ks - t >= _WORTH) & (self._lengths >= _MANY)
+        worth = self._ks - t >= _WORTH
         for b in np.flatnonzero(self._going & worth):
             n, since = int(self._lengths[b]), int(self._folded[b])
             factor = self._factor[b, since:t]
-            subtract_pairs(torch.from_numpy(self._gram[b, :n, :n]), torch.from_numpy(factor[:, :n]))
+            product, rows = (torch.from_numpy(x[:, :n]) for x in (self._gram[b, :n], factor))
+            torch.addmm(product, rows.T, rows, alpha=-1, out=product)
             factor[:] = 0
             self._folded[b] = t
 

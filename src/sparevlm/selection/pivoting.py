@@ -293,9 +293,7 @@ def _deeper_gram(
         some = [after[b] for b in places]
         return _deeper_gram(some, kept, left, [floors[b] for b in places], near)
 
-    from .host import HostRun  # imports numpy
-
-    run = HostRun(after, [None] * len(ks), [x.sqrt() for x in now], ks, "given", bounds)
+    run = _host_run(after, [None] * len(ks), [x.sqrt() for x in now], ks, "given", bounds)
     return Deeper(Stages(run, ks, deepen), _shares([1.0] * len(ks), now, before, "sum"))
 
 
@@ -316,9 +314,7 @@ def _run(
 ) -> Run:  # fmt: skip
     first, k = images[0][None], max(ks)
     if way is not None:
-        from .host import HostRun  # imports numpy
-
-        return HostRun(*_prepared(images, weights, names), ks, way, bounds)
+        return _host_run(*_prepared(images, weights, names), ks, way, bounds)
     if not (usable(first) and _wants_gram(first)):
         from .device import DeviceRun
 
@@ -330,6 +326,17 @@ def _run(
     if weights is not None:
         scales = weights if isinstance(weights, Tensor) else _as_batch(weights)
     return FusedRun(batch, scales, k, names, bounds)
+
+
+def _host_run(
+    rows: list[Tensor], weights: list[Tensor | None], norms: list[Tensor], ks: list[int],
+    way: Way, bounds: Bounds,
+) -> Run:  # fmt: skip
+    from .host import HostRun  # imports numpy
+    from .host_one import HostOne
+
+    kind = HostOne if len(rows) == 1 else HostRun
+    return kind(rows, weights, norms, ks, way, bounds)
 
 
 def _as_batch(weights: Sequence[Tensor | None]) -> Tensor | None:

@@ -40,18 +40,6 @@ def pairs(rows: Tensor, out: Tensor | None = None) -> Tensor:
     return out
 
 
-def subtract_pairs(product: Tensor, factor: Tensor) -> None:
-    """Subtract factor [t, N] transposed times itself from product [N, N], in place.
-
-    In blocks of one shape, so that twins round alike.
-    """
-    end = 0
-    for some in even_blocks(len(product), _PANEL):  # the last may overlap
-        block = factor[:, some].T @ factor
-        product[end : some.stop] -= block[end - some.start :]
-        end = some.stop
-
-
 def cosine_pairs(features: Tensor) -> Tensor:
     """Cosines of all pairs of rows [N, D]: [N, N], float32 (float64 for float64).
 
