@@ -208,14 +208,16 @@ class Page:
         title: str,
         bench: Bench,
         parts: Sequence[str],
-        models: str = "the pocket model",
-        small: str = "One small model",
+        models: Sequence[str] = ("pocket",),
     ) -> Path:
         """Write the page, with what it was measured on and the command that does it again."""
+        several = len(models) > 1
+        on = f"the models {' and '.join(models)}" if several else f"the {models[0]} model"
+        small = "Small models" if several else "One small model"
         kind = "" if bench.scenes == "plain" else f"{bench.scenes} scenes, "
         head = (
             f"# {title}\n\n"
-            f"Measured on {models}, {kind}the first {bench.limit:,} {bench.split} "
+            f"Measured on {on}, {kind}the first {bench.limit:,} {bench.split} "
             "questions, greedy answers that are right word for word, in percent; differences in "
             "points on the same questions, with 95 % paired bootstrap intervals; random tokens: "
             f"three seeds. {small} on drawn scenes, which never saw a pruned prompt in "

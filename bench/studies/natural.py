@@ -65,8 +65,7 @@ def study(bench: Bench, page: Page) -> None:
             "SPARE without guidance, rows scaled to length 1 minus rows as they are.\n",
             _lengths(benches),
         ],
-        models="the two shipped models",
-        small="Small models",
+        models=MODELS,
     )
 
 

@@ -26,6 +26,7 @@ from bench.studies.real.halves import halves
 from bench.studies.real.measure import from_features
 from bench.studies.real.measured import measured, outliers, rounded
 from bench.studies.real.rows import gaussian, pocket
+from sparevlm.hf.loading import SHIPPED
 
 ROUNDED = ("spare", "greedy-css", "divprune", "k-center")
 RIVALS = ["greedy-css", "two-stage", "divprune", "k-center", "random", "uniform"]
@@ -36,13 +37,14 @@ def study(fetched: Fetched, page: Page, *, confirm: bool = True) -> Path:
     first, second = halves(len(fetched.last.features))
     last, before = fetched.last.of(first), fetched.before.of(first)
     n, d = last.features[0].shape
-    kinds = [last, before, pocket(len(first)), gaussian(len(first), n, d)]
+    shipped = [pocket(len(first), name) for name in SHIPPED]
+    kinds = [last, before, *shipped, gaussian(len(first), n, d)]
     plain, tried = from_features(), candidates()
     makers = {**plain, **tried}
     groups = [measured(rows, makers if rows.regions is not None else plain | _one(tried))
               for rows in kinds]  # fmt: skip
     methods = list(plain)
-    long_ones = {rows.title: outliers(rows, makers) for rows in kinds[:3]}
+    long_ones = {rows.title: outliers(rows, makers) for rows in kinds[:-1]}
     exponent = best_exponent(groups[0])
     limit = best_limit(groups[0], long_ones[last.title])
     half = {name: plain[name] for name in ROUNDED}
@@ -55,10 +57,10 @@ def study(fetched: Fetched, page: Page, *, confirm: bool = True) -> Path:
         parts.head(fetched, len(first), len(second)),
         parts.lengths(groups),
         parts.residuals(page, groups),
-        parts.overlaps(groups[:3]),
+        parts.overlaps(groups[:-1]),
         parts.numerics(rounding),
         parts.injected(long_ones),
-        parts.coverage(page, groups[:3], methods),
+        parts.coverage(page, groups[:-1], methods),
         parts.chosen(exponent, limit, groups[0], long_ones[last.title]),
     ]
     if confirm:

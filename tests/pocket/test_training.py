@@ -38,6 +38,9 @@ def test_what_is_exported_loads(run):
 
 def test_the_card(run, tmp_path):
     card.write_card(run, 20, "a machine", "A note.", ["plain", "dense"], before=run)
+    first = json.loads((run / "pocket" / "accuracy.json").read_text())
+    assert card.UNSEEN in (run / "pocket" / "README.md").read_text() and "next" not in first
+    card.write_card(run, 20, "a machine", "A note.", ["plain", "dense"], before=run, seen=True)
     text = (run / "pocket" / "README.md").read_text()
     assert "a machine" in text and "A note." in text and "| **overall** |" in text
     assert "Dense scenes" in text and "Both go on from an earlier run" in text
@@ -45,7 +48,9 @@ def test_the_card(run, tmp_path):
         path.name for path in (run / "pocket").iterdir()
     }
     found = json.loads((run / "pocket" / "accuracy.json").read_text())
-    assert set(found["scenes"]) == {"plain", "dense"}
+    assert set(found["scenes"]) == set(found["next"]) == {"plain", "dense"}
+    assert found["scenes"] == first["scenes"] and "Of the next 20 test questions" in text
+    assert card.UNSEEN not in text
 
 
 def test_a_run_can_begin_from_an_earlier_one_with_fewer_words(run, tmp_path, monkeypatch):
@@ -103,3 +108,10 @@ def test_which_run_was_natural():
         "pocket": False,
         "pocket-natural": True,
     }
+
+
+def test_what_a_second_natural_run_began_with():
+    before = SHIPPED["pocket"]
+    text = card.story(SHIPPED["pocket-natural"], before)
+    assert f"({card.run_facts(before)['pictures']:,} pictures" in text
+    assert "by way of an earlier run" in text and "`--natural` asks for" in text

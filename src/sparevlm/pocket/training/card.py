@@ -39,7 +39,7 @@ nothing but these scenes and the {words} words of its vocabulary: it is no gener
 ## Training
 
 Everything is drawn by `sparevlm.pocket.scenes` from a seed. Scenes of training, validation and test
-come from disjoint ranges of seeds: {seeds}. Nothing was chosen by looking at test questions.
+come from disjoint ranges of seeds: {seeds}. {chosen}
 
 1. `python -m sparevlm.pocket.training.tower {natural}--steps {tower_steps}`: {tower_images:,} pictures;
    image-caption contrast, and kind, colour, size and place of the object under every patch.
@@ -59,7 +59,7 @@ questions of each kind of scenes, greedy answers that are right word for word, f
 picture": the question alone. "Most frequent": always the commonest answer of the skill.
 
 {tables}
-Licence: Apache-2.0, like the code that draws the scenes; pictograms: SIL Open Font License 1.1.
+{after}Licence: Apache-2.0, like the code that draws the scenes; pictograms: SIL Open Font License 1.1.
 """
 TITLES = {
     "plain": "Plain scenes: three to seven shapes and digits, apart from each other",
@@ -67,10 +67,20 @@ TITLES = {
     "a question",
     "pictograms": "Pictograms and signs",
 }
+UNSEEN = "Nothing was chosen by looking at test questions."
+SEEN = """Which skills are
+asked for more often was chosen by what an earlier run got right of the first {count} test questions of
+each kind; nothing was chosen by the {count} after them."""
+AFTER = """Of the next {count} test questions of each kind, with all tokens: {shares}.
+
+"""
 FIRST = "Weights start from seed 0."
 NATURAL = """`--natural` asks for features that are more like those of towers over photographs: tokens of one
 length, but for three of a picture's background that are four times as long, and a share of each for
 how its patch looks. Both go on from the weights of `pocket`, by `--start`."""
+AGAIN = """
+The language model did so by way of an earlier run of the second command ({pictures:,} pictures; its
+log is `earlier-language.jsonl`)."""
 NEXT = """Both go on from an earlier run of the same commands on plain scenes alone ({tower_images:,} and
 {pictures:,} pictures, {minutes} minutes; its logs are the earlier ones), which started from seed 0."""
 
@@ -150,27 +160,44 @@ def run_facts(run: Path) -> dict[str, int]:
     }
 
 
+def story(run: Path, before: Path | None) -> str:
+    """What the weights began with."""
+    facts = run_facts(before) if before else {}
+    if is_natural(run):
+        return NATURAL + (AGAIN.format(**facts) if before else "")
+    return NEXT.format(**facts) if before else FIRST
+
+
 def is_natural(run: Path) -> bool:
     """Whether the tower was trained with --natural, which its log tells by a loss of its own."""
     return "lengths" in read(run / "tower.jsonl")[-1]
 
 
 def write_card(
-    run: Path, count: int, machine: str, note: str, scenes: list[str], before: Path | None
-) -> None:
+    run: Path, count: int, machine: str, note: str, scenes: list[str], before: Path | None,
+    seen: bool = False,
+) -> None:  # fmt: skip
+    """Write card, curves, logs and accuracies into RUN/pocket.
+
+    `seen`: something was chosen by the first `count` test questions, so the next are asked too.
+    """
     from transformers import AutoProcessor, LlavaForConditionalGeneration
 
     folder = run / "pocket"
     model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(folder)
     scores = {kind: measure(model, processor, count, kind) for kind in scenes}
+    unseen = {}
+    if seen:
+        for kind in scenes:
+            unseen[kind] = accuracy(answer(model, processor, "test", count, kind, first=count))
     config = model.config
     text, vision = config.text_config, config.vision_config
     tables = "\n".join(
         score_table(kind, config.image_seq_length, shares) for kind, shares in scores.items()
     )
+    shares = ", ".join(f"{kind} {found['overall']:.1%}" for kind, found in unseen.items())
     natural = is_natural(run)
-    first = NATURAL if natural else FIRST
     card = CARD.format(
         **run_facts(run),
         name="pocket-natural" if natural else "pocket",
@@ -186,19 +213,21 @@ def write_card(
         layers=text.num_hidden_layers,
         heads=text.num_attention_heads,
         seeds=", ".join(f"{split} from {first:,}" for split, first in SEEDS.items()),
-        start=NEXT.format(**run_facts(before)) if before else first,
+        start=story(run, before),
         machine=machine,
         note=f" {note}" if note else "",
         count=count,
         tables=tables,
+        chosen=SEEN.format(count=count) if seen else UNSEEN,
+        after=AFTER.format(count=count, shares=shares) if seen else "",
     )
     (folder / "README.md").write_text(card)
     plot_curves(read(run / "tower.jsonl"), read(run / "language.jsonl"), folder / "curves.png")
     for name in ("tower.jsonl", "language.jsonl"):
         shutil.copy(run / name, folder / name)
-        if before:
+        if before and (name == "language.jsonl" or not natural):
             shutil.copy(before / name, folder / f"earlier-{name}")
-    result = {"count": count, "scenes": scores}
+    result = {"count": count, "scenes": scores} | ({"next": unseen} if seen else {})
     (folder / "accuracy.json").write_text(json.dumps(result, indent=1) + "\n")
     print(tables)
 
@@ -213,10 +242,14 @@ def main() -> None:
     parser.add_argument("--note", default="", help="a sentence about this run")
     parser.add_argument("--scenes", nargs="+", choices=SCENES, default=list(SCENES))
     parser.add_argument("--start", type=Path, help="the earlier run that this one began from")
+    parser.add_argument(
+        "--seen", action="store_true", help="choices looked at test questions: ask the next too"
+    )
     options = parser.parse_args()
     write_card(
-        options.out, options.count, options.machine, options.note, options.scenes, options.start
-    )
+        options.out, options.count, options.machine, options.note, options.scenes, options.start,
+        options.seen,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -39,9 +39,10 @@ def answer(
     *,
     pictures: bool = True,
     pruning: Any = None,
+    first: int = 0,
     batch: int = 50,
 ) -> list[Score]:
-    """Answer the first `count` questions of a split about one kind of scenes, greedily.
+    """Answer `count` questions of a split, from `first` on, about one kind of scenes, greedily.
 
     `pictures` False asks without any picture; `pruning` is a context manager that is entered around
     the whole run, such as ``SPARE(12)(model)``.
@@ -49,8 +50,9 @@ def answer(
     scores = []
     template = WITH_PICTURE if pictures else WITHOUT_PICTURE
     with pruning or nullcontext():
-        for start in range(0, count, batch):
-            pairs = [sample(split, i, scenes) for i in range(start, min(start + batch, count))]
+        last = first + count
+        for start in range(first, last, batch):
+            pairs = [sample(split, i, scenes) for i in range(start, min(start + batch, last))]
             inputs = processor(
                 images=[scene.picture() for scene, _ in pairs] if pictures else None,
                 text=[template.format(question.text) for _, question in pairs],

@@ -27,18 +27,22 @@ from sparevlm.pocket.training.evaluate import accuracy, answer
 
 SHARES = {"plain": 0.3, "dense": 0.35, "pictograms": 0.35}
 SKILL_WEIGHTS = {  # skills that take longer are asked for more often
-    "count": 1.8,
+    "count": 2.5,
     "relation": 2.0,
     "sum": 1.3,
     "nearest": 4.0,
     "size": 1.2,
     "position": 1.2,
     "color+nearest": 2.5,
-    "reading+nearest": 2.5,
-    "count+relation": 2.0,
-    "count+color+relation": 2.0,
+    "reading+nearest": 3.0,
+    "count+relation": 5.0,
+    "count+color+relation": 3.0,
+    "reading+color": 1.5,
+    "sum+position": 2.5,
     "recognition+nearest": 2.5,
-    "knowledge+count+relation": 2.0,
+    "knowledge+count+relation": 2.5,
+    "reading+recognition": 1.5,
+    "reading+count+sum": 3.0,
 }
 PLAIN_IN_DENSE = 0.3  # share of dense scenes that plain questions are asked about
 NOTHING = "nothing"
