@@ -32,7 +32,6 @@ FORCED = {
     "k-center": "takes differences of all tokens to each pick: products would be wrong for twins",
     "leverage": "needs the singular vectors of X: an eigendecomposition, O(N^3), in fp64",
     "two-stage": "needs the singular vectors of X: an eigendecomposition, O(N^3), in fp64",
-    "vispruner": "takes products anew in each round, as its authors' program does",
     "volume": "needs all eigenvectors of X X^T, O(N^3), in fp64",
     "zoo-prune": "runs the projector 128 times over all tokens",
 }

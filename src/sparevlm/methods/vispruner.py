@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,9 +14,8 @@ from sparevlm.methods.settings import check_count, check_number
 from sparevlm.selection import blocks, checked_rows, unit_rows
 from sparevlm.tokens import Reduction, VisualTokens
 
-# Tokens up to which each round takes its own products, as the authors' program does: what rounds
-# otherwise may be ranked otherwise. Beyond, that would be (N - k) / 8 matrix products, and each
-# token has a list of those most like it instead.
+# Tokens up to which all products are held; the authors' program takes those of each round anew,
+# which gives the same. Of more, each token has a list of those most like it instead.
 _DIRECT = 1024
 _LISTED = 64
 
@@ -63,15 +63,26 @@ class VisPruner(PickingMethod):
 
     def _unlike(self, unit: Tensor, left: Tensor, k: int) -> Tensor:
         """Drop near-duplicates from tokens `left` [m] until k remain."""
-        lists = _Lists(unit) if len(unit) > _DIRECT else None
-        while len(left) > k:
+        if len(left) > max(k, _DIRECT):
+            left = self._rounds(left, k, max(k, _DIRECT), _Lists(unit).most_like)
+        rows = unit[left]
+        products = rows @ rows.T
+
+        def most_like(even: Tensor, odd: Tensor) -> Tensor:
+            return products.index_select(0, even).index_select(1, odd).amax(1)
+
+        places = torch.arange(len(left), device=left.device)
+        return left[self._rounds(places, k, k, most_like)]
+
+    def _rounds(
+        self, left: Tensor, k: int, stop: int, most_like: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        """Drop from `left` [m], of which k are to remain, until there are no more than `stop`."""
+        while len(left) > stop:
             even, odd = left[::2], left[1::2]
             if not len(odd):
                 return left[:k]
-            if lists is None or len(left) <= _DIRECT:
-                likeness = (unit[even] @ unit[odd].T).amax(1)
-            else:
-                likeness = lists.most_like(even, odd)
+            likeness = most_like(even, odd)
             drop = min(self.per_round, len(left) - k)
             # Not a stable sort, and not put back into order, as in the authors' program: what comes
             # out where decides all later splits.
