@@ -10,7 +10,7 @@ from .host_products import rows_at_once
 
 
 class HostOne(HostRun):
-    """A `HostRun` of one image. The same to the last bit; a step costs a third."""
+    """A `HostRun` of one image: the same to the last bit, in fewer calls."""
 
     def advance(self, stop: int, tol: float | Tensor) -> None:
         """See `Run`."""
