@@ -74,14 +74,11 @@ class HostRun:
         wide = math.ceil(n / _PAD) * _PAD
         self._gram: Floats | None = None
         self._single: list[HostProducts] = []
-        if way == "given":
+        if way in ("given", "gram"):
             self._gram = _made(dtype, total, n, wide, zero=self._ragged)[..., :n]
-            for product, out in zip(rows, self._gram, strict=True):
-                out[: len(product), : len(product)] = product.numpy()
-        elif way == "gram":
-            self._gram = _made(dtype, total, n, wide, zero=self._ragged)[..., :n]
-            for x, w, out in zip(rows, weights, torch.from_numpy(self._gram), strict=True):
-                product = pairs(x, out[: len(x), : len(x)])
+            for x, w, room in zip(rows, weights, torch.from_numpy(self._gram), strict=True):
+                out = room[: len(x), : len(x)]
+                product = out.copy_(x) if way == "given" else pairs(x, out)
                 if w is not None:
                     product.mul_(w).mul_(w[:, None])
         else:
@@ -158,9 +155,7 @@ class HostRun:
     def _column(self, t: int, pick: NDArray[np.int64], alive: NDArray[np.bool_]) -> Floats:
         """Row t of the factors [B, N], but for its scale."""
         new = self._factor[:, t, : self._value.shape[1]]
-        if self._gram is not None and len(pick) == 1:
-            new[0] = self._gram[0, pick[0]]
-        elif self._gram is not None:
+        if self._gram is not None:
             new[:] = self._gram[self._images, pick]
         else:
             for b, (products, n) in enumerate(zip(self._single, self._lengths, strict=True)):

@@ -14,14 +14,13 @@ class HostOne(HostRun):
 
     def advance(self, stop: int, tol: float | Tensor) -> None:
         """See `Run`."""
-        done = self.steps
         if isinstance(tol, float) and tol == 0 and self._going[0]:
-            done = self._pick(min(stop, self._all))
-        if done < stop:  # at an end of some kind
+            self._pick(min(stop, self._all))
+        if self.steps < stop:  # at an end of some kind
             super().advance(stop, tol)
 
-    def _pick(self, stop: int) -> int:
-        """Pick while there is something left to compare; returns how many tokens are kept."""
+    def _pick(self, stop: int) -> None:
+        """Pick while there is something left to compare."""
         value, factor = self._value[0], self._factor[0]
         order, energy = self._order[:, 0], self._energy[:, 0]
         gram = None if self._gram is None else self._gram[0]
@@ -54,4 +53,3 @@ class HostOne(HostRun):
             energy[t + 1] = np.add.reduce(value)
             self.steps = t + 1
         self._rank[0] = self.steps
-        return self.steps
