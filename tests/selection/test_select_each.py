@@ -49,11 +49,13 @@ def test_one_of_low_rank_changes_no_other() -> None:
 
 
 @pytest.mark.parametrize("choose", [select_each, greedy_css_each])
-def test_a_bad_value_is_named_with_its_image(choose) -> None:
-    pictures = [gaussian(n, 24, seed=n) for n in (60, 41, 77)]
-    pictures[1][17, 3] = torch.nan
-    with pytest.raises(ValueError, match="image 1, row 17"):
-        choose(pictures, [10] * 3)
+@pytest.mark.parametrize("d", [24, 20_000])  # what stays in a cache goes another way
+@pytest.mark.parametrize("lengths", [(60, 41, 77), (60, 41, 41), (41,) * 3])
+def test_a_bad_value_is_named_with_its_image(lengths, d, choose) -> None:
+    pictures = [gaussian(n, d, seed=n) for n in lengths]
+    pictures[-1][17, 3] = torch.nan
+    with pytest.raises(ValueError, match=f"image {len(lengths) - 1}, row 17"):
+        choose(pictures, [10] * len(lengths))
 
 
 @pytest.mark.parametrize("bad", [torch.tensor([-1.0] * 41), torch.tensor([torch.nan] * 41)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sparevlm.selection import reconstruction_error, select, svd_bound
@@ -18,14 +18,18 @@ many = settings(deadline=None, max_examples=40)
 
 
 @given(n=sizes, d=sizes, seed=seeds)
+@example(n=18, d=18, seed=1290149238)  # 17 of 18 leave 2e-9
 @many
 def test_shorter_selections_are_its_beginnings(n: int, d: int, seed: int) -> None:
+    """A longer one may compute anew what the shorter one ended with."""
     x, k = gaussian(n, d, seed=seed), min(n, d)
     longest = select(x, k)
     for j in range(1, k + 1):
         shorter = select(x, j)
         assert torch.equal(shorter.order, longest.order[:j])
-        assert torch.equal(shorter.residual, longest.residual[: j + 1])
+        assert torch.equal(shorter.residual[:j], longest.residual[:j])
+        rounding = 4 * n * torch.finfo(x.dtype).eps
+        assert abs(float(shorter.residual[j] - longest.residual[j])) <= rounding
 
 
 @given(n=sizes, d=sizes, seed=seeds, dtype=st.sampled_from([torch.float32, torch.float64]))

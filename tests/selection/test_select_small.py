@@ -30,10 +30,13 @@ def calls(images: int, k: int) -> int:
     return count
 
 
-def test_a_step_costs_a_batch_the_same_calls_whatever_its_size(monkeypatch) -> None:
+def test_a_step_costs_a_batch_the_same_calls_whatever_its_size(monkeypatch, loops) -> None:
     monkeypatch.setattr(pivoting, "_way", lambda *_: "gram")
     one, two, eight = (calls(b, 20) - calls(b, 10) for b in (1, 2, 8))
-    assert 0 < one <= two == eight  # one by itself goes by vectors, in fewer
+    if loops == "compiled":
+        assert one == two == eight == 0
+    else:
+        assert 0 < one <= two == eight  # one by itself goes by vectors, in fewer
 
 
 @pytest.mark.parametrize("k", [5, 40])

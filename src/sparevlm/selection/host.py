@@ -16,14 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from .host_products import HostBlocks, HostColumns, HostProducts, rows_at_once
+from .host_products import Floats, HostBlocks, HostColumns, HostProducts, rows_at_once
 from .products import Way, pairs
 from .stages import Bounds
 
 _PAD = 32  # entries; twins and images must round alike, wherever they lie
 FOLD = 15  # steps after which all products are brought up to date, lest every step read them again
-_WORTH = 24  # steps to come from which on that pays
-Floats = NDArray[np.floating]
+WORTH = 24  # steps to come from which on that pays
 
 
 class HostRun:
@@ -40,9 +39,9 @@ class HostRun:
         Weighted norms of the rows.
     ks : list of int
         How many tokens of each image at most.
-    way : "gram", "blocks", "columns" or "given"
-        Where products come from: of all pairs at once, of tokens likely to be picked, of a token;
-        or rows are such products [N, N] already.
+    way : "gram", "blocks", "columns", "exact" or "given"
+        Where products come from: of all pairs at once, of tokens likely to be picked, of a token,
+        of a token in float64; or rows are such products [N, N] already.
     bounds : Bounds
         What may still be compared.
     """
@@ -51,10 +50,11 @@ class HostRun:
         self, rows: list[Tensor], weights: list[Tensor | None], norms: list[Tensor],
         ks: Sequence[int], way: Way, bounds: Bounds,
     ) -> None:  # fmt: skip
-        dtype, k = rows[0].dtype, max(ks)
+        dtype, k = torch.float64 if way == "exact" else rows[0].dtype, max(ks)
+        self._reported = _numpy(rows[0].dtype)
         self._lengths = np.array([len(x) for x in rows])
         total, n = len(rows), int(self._lengths.max())
-        self._widths = (-(-self._lengths // _PAD) * _PAD).tolist()
+        self._widths = [_wide(n) for n in self._lengths.tolist()]
         at_once = {rows_at_once(width) for width in self._widths}
         self._rows_at_once = at_once.pop() if len(at_once) == 1 else None
         self._ragged = bool((self._lengths < n).any())
@@ -66,26 +66,16 @@ class HostRun:
         self._near = np.asarray(bounds.near, _numpy(dtype))
         held = self.norms.clamp(min=0) if self._ragged else self.norms
         self._value: Floats = held.to(dtype).square().numpy()
+        self._gram: Floats | None = None
+        self._single: list[HostProducts] = []
+        self._take(rows, weights, way)
         self._first = self._value.copy()
         largest = self._value.max(1)
         self._trust, self._floor = bounds.trust, np.asarray(bounds.floor, largest.dtype) * largest
         self._bar = np.maximum(bounds.trust * largest, self._floor)
         self._going = np.ones(total, np.bool_)
-        wide = math.ceil(n / _PAD) * _PAD
-        self._gram: Floats | None = None
-        self._single: list[HostProducts] = []
-        if way in ("given", "gram"):
-            self._gram = _made(dtype, total, n, wide, zero=self._ragged)[..., :n]
-            for x, w, room in zip(rows, weights, torch.from_numpy(self._gram), strict=True):
-                out = room[: len(x), : len(x)]
-                product = out.copy_(x) if way == "given" else pairs(x, out)
-                if w is not None:
-                    product.mul_(w).mul_(w[:, None])
-        else:
-            kind = HostBlocks if way == "blocks" else HostColumns
-            self._single = [kind(x, w) for x, w in zip(rows, weights, strict=True)]
         # Zeros behind the last token: no remainder, of which products might round otherwise.
-        self._factor = _made(dtype, total, k, wide)
+        self._factor = _made(dtype, total, k, _wide(n))
         self._factor[..., int(self._lengths.min()) :] = 0
         self._order = np.zeros((k, total), np.int64)
         self._rank = np.zeros(total, np.int64)
@@ -95,13 +85,23 @@ class HostRun:
         self.steps = 0
         self._sum_energy(0)
 
+    def _take(self, rows: list[Tensor], weights: list[Tensor | None], way: Way) -> None:
+        """Get products, or what makes them."""
+        if way in ("given", "gram"):
+            n = self._value.shape[1]
+            self._gram = _all_products(rows, weights, n, way)[..., :n]
+        else:
+            kind = HostBlocks if way == "blocks" else HostColumns
+            self._single = [kind(x, w) for x, w in zip(rows, weights, strict=True)]
+
     def advance(self, stop: int, tol: float | Tensor) -> None:
         """See `Run`."""
         value, images = self._value, self._images
         goal = None if isinstance(tol, float) and tol == 0 else np.asarray(tol)
         for t in range(self.steps, stop):
             if self._gram is not None and t and t % FOLD == 0:
-                self._fold(t)
+                for b in np.flatnonzero(self._going & (self._ks - t >= WORTH)).tolist():
+                    self._fold(b, t)
             best = np.maximum.reduce(value, 1)
             alive = best > self._bar
             all_alive = bool(np.logical_and.reduce(alive))
@@ -183,17 +183,15 @@ class HostRun:
                 some = slice(first, first + at_once)
                 new[b] -= (at_pick[b, some] @ past[b, some])[:n]
 
-    def _fold(self, t: int) -> None:
-        """Subtract from the products of all pairs what the factors have of them."""
+    def _fold(self, b: int, t: int) -> None:
+        """Subtract from the products of all pairs of an image what the factor has of them."""
         assert self._gram is not None
-        worth = self._ks - t >= _WORTH
-        for b in np.flatnonzero(self._going & worth):
-            n, since = int(self._lengths[b]), int(self._folded[b])
-            factor = self._factor[b, since:t]
-            product, rows = (torch.from_numpy(x[:, :n]) for x in (self._gram[b, :n], factor))
-            torch.addmm(product, rows.T, rows, alpha=-1, out=product)
-            factor[:] = 0
-            self._folded[b] = t
+        n, since = int(self._lengths[b]), int(self._folded[b])
+        factor = self._factor[b, since:t]
+        product, rows = (torch.from_numpy(x[:, :n]) for x in (self._gram[b, :n], factor))
+        torch.addmm(product, rows.T, rows, alpha=-1, out=product)
+        factor[:] = 0
+        self._folded[b] = t
 
     def _sum_energy(self, t: int) -> None:
         if not self._ragged:
@@ -204,7 +202,8 @@ class HostRun:
 
     def _relative(self, t: int | slice) -> Floats:
         initial = self._energy[0]
-        return self._energy[t] / np.where(initial > 0, initial, 1)
+        share: Floats = self._energy[t] / np.where(initial > 0, initial, 1)
+        return share.astype(self._reported)
 
     def release(self) -> None:
         """Drop what only further steps need."""
@@ -218,6 +217,24 @@ class HostRun:
         """See `Run`."""
         order = torch.from_numpy(np.ascontiguousarray(self._order[:steps].T))
         return order, torch.from_numpy(self._rank)[:, None].clone()
+
+
+def _all_products(
+    rows: list[Tensor], weights: list[Tensor | None], n: int, way: Way
+) -> Floats:
+    """Products of all pairs [B, N, W] of every image; or rows are such already."""
+    ragged = any(len(x) < n for x in rows)
+    room = _made(rows[0].dtype, len(rows), n, _wide(n), zero=ragged)
+    for x, w, into in zip(rows, weights, torch.from_numpy(room), strict=True):
+        out = into[: len(x), : len(x)]
+        product = out.copy_(x) if way == "given" else pairs(x, out)
+        if w is not None:
+            product.mul_(w).mul_(w[:, None])
+    return room
+
+
+def _wide(n: int) -> int:
+    return math.ceil(n / _PAD) * _PAD
 
 
 def _made(dtype: torch.dtype, *shape: int, zero: bool = False) -> Floats:

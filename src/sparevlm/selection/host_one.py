@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from .host import FOLD, HostRun
+from .host import FOLD, WORTH, HostRun
 from .host_products import rows_at_once
 
 
@@ -28,9 +28,9 @@ class HostOne(HostRun):
         square, largest = np.empty_like(value), np.empty(n, np.bool_)
         begin = int(self._folded[0])
         for t in range(self.steps, stop):
-            if gram is not None and t and t % FOLD == 0:
-                self._fold(t)
-                begin = int(self._folded[0])
+            if gram is not None and t and t % FOLD == 0 and self._ks[0] - t >= WORTH:
+                self._fold(0, t)
+                begin = t
             best = np.maximum.reduce(value)
             if not best > bar:
                 if not self._lower_bar(best[None])[0]:

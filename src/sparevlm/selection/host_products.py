@@ -54,29 +54,36 @@ class HostBlocks:
     One pass over the features [N, D] for 16 tokens takes three times as long as for one of them,
     and three in four of them are asked for later: a token's residual seldom falls far from one step
     to the next.
+
+    Attributes
+    ----------
+    held : array [H, N]
+        Products with some tokens.
+    places : array [N], int64
+        Which row of them is a token's; -1 where none is, or it is no longer needed.
     """
 
     def __init__(self, rows: Tensor, weights: Tensor | None) -> None:
         self._rows, self._weights = rows, weights
         n = len(rows)
-        self._held = rows.new_empty(min(_HELD, n), n).numpy()
-        self._places: dict[int, int] = {}  # of held columns, by token
-        self._free = list(range(len(self._held)))
+        self.held: Floats = rows.new_empty(min(_HELD, n), n).numpy()
+        self.places = np.full(n, -1)
 
     def write(self, token: int, value: Floats, out: Floats) -> None:
         """See `HostProducts`."""
-        if token not in self._places:
-            self._fetch(token, value)
-        place = self._places.pop(token)
-        self._free.append(place)
-        out[:] = self._held[place]
+        if self.places[token] < 0:
+            self.fetch(token, value)
+        out[:] = self.held[self.places[token]]
+        self.places[token] = -1
 
-    def _fetch(self, token: int, value: Floats) -> None:
-        x, w, held, places = self._rows, self._weights, self._held, self._places
+    def fetch(self, token: int, value: Floats) -> None:
+        """Hold the products with a token, and with those that are likely to follow."""
+        x, w, places, size = self._rows, self._weights, self.places, len(self.held)
+        known = np.flatnonzero(places >= 0)
         hope = value.copy()
-        hope[list(places)] = 0
+        hope[known] = 0
         hope[token] = np.inf
-        best = np.argpartition(hope, -min(_BLOCK, len(held)))[-min(_BLOCK, len(held)) :]
+        best = np.argpartition(hope, -min(_BLOCK, size))[-min(_BLOCK, size) :]
         best = np.sort(best[hope[best] > 0])
         fetched = torch.from_numpy(best)
         rows = x[fetched]
@@ -85,9 +92,9 @@ class HostBlocks:
         columns = rows @ x.T
         if w is not None:
             columns.mul_(w)
-        while len(self._free) < len(best):
-            worst = min(places, key=value.__getitem__)
-            self._free.append(places.pop(worst))
-        for column, known in zip(columns.numpy(), best.tolist(), strict=True):
-            places[known] = self._free.pop()
-            held[places[known]] = column
+        lacking = len(best) - (size - len(known))
+        if lacking > 0:  # the least likely go
+            places[known[np.argsort(value[known], kind="stable")[:lacking]]] = -1
+        free = np.setdiff1d(np.arange(size), places)[: len(best)]
+        self.held[free] = columns.numpy()
+        places[best] = free

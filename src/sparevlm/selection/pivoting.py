@@ -20,6 +20,7 @@ from .checks import (
     scaled_weights,
     working_dtype,
 )
+from .compiled import compiled
 from .deeper import energies, remaining_gram, residual_rows, weighted_gram
 from .products import Way, full_precision, host_way, prefer_gram
 from .result import Selection, as_selection
@@ -105,15 +106,24 @@ def select(
     images = features if features.ndim == 3 else features[None]
     if w is not None and features.ndim == 2:
         w = w[None]
-    named = "image {}, row".format if features.ndim == 3 else "row".format
+    names = [f"image {b}, row" for b in range(len(images))] if features.ndim == 3 else ["row"]
+    order, residual = _selected(images, k, w, names, tol)
+    if features.ndim == 2:
+        order, residual = order[0], residual[0]
+    return as_selection(order, residual, tol)
 
+
+def _selected(
+    images: Tensor, k: int, weights: Tensor | None, names: list[str], tol: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Order and residual of images [B, N, D] with weights [B, N] that were checked."""
     runs: list[Stages] = []
     # Else products may be taken in bf16.
-    with torch.autocast(features.device.type, enabled=False), full_precision():
+    with torch.autocast(images.device.type, enabled=False), full_precision():
         for first, last in _chunks(images, k):
-            chunk = w[first:last] if w is not None else None
-            names = [named(b) for b in range(first, last)]
-            run = _start(images[first:last], chunk, [k] * (last - first), names)
+            chunk = weights[first:last] if weights is not None else None
+            some = names[first:last]
+            run = _start(images[first:last], chunk, [k] * (last - first), some)
             run.advance(k, tol)
             if tol == 0:
                 run.release()  # a later chunk may need the memory
@@ -128,12 +138,9 @@ def select(
                 run.settle()
 
     orders, residuals = [run.order(steps) for run in runs], [run.residual(steps) for run in runs]
-    order, residual = orders[0], residuals[0]
-    if len(runs) > 1:
-        order, residual = torch.cat(orders), torch.cat(residuals)
-    if features.ndim == 2:
-        order, residual = order[0], residual[0]
-    return as_selection(order, residual, tol)
+    if len(runs) == 1:
+        return orders[0], residuals[0]
+    return torch.cat(orders), torch.cat(residuals)
 
 
 @torch.library.custom_op("sparevlm::select", mutates_args=())
@@ -187,7 +194,7 @@ def select_each(
         else:
             groups.setdefault((rows.shape, rows.dtype, rows.device, k, w is None), []).append(i)
     for key, places in groups.items():
-        if len(places) > 1 and len(key) == 2:
+        if len(key) == 2:
             found = _ragged(pictures, ks, weights, places, key[1])
             chosen |= dict(zip(places, found, strict=True))
             continue
@@ -201,14 +208,16 @@ def _stacked(
     pictures: Sequence[Tensor], ks: Sequence[int], weights: Sequence[Tensor | None], some: list[int]
 ) -> list[Selection]:
     """`select` of images of one shape as a batch."""
-    first = some[0]
-    if len(some) == 1:
-        return [select(pictures[first], ks[first], weights=weights[first])]
-    scales = [w for i in some if (w := weights[i]) is not None]
-    batch = torch.stack([pictures[i] for i in some])
-    selection = select(batch, ks[first], weights=torch.stack(scales) if scales else None)
-    parts = zip(selection.order, selection.residual, selection.count, strict=True)
-    return [Selection(*part) for part in parts]
+    first = pictures[some[0]]
+    batch = torch.stack([pictures[i] for i in some]) if len(some) > 1 else first[None]
+    k = min(check_k(ks[some[0]]), len(first))
+    scales = _as_batch(_checked([weights[i] for i in some], [pictures[i] for i in some]))
+    if torch.compiler.is_compiling():
+        order, residual = compiled_select(batch, k, scales)
+    else:
+        names = [f"image {i}, row" for i in some]
+        order, residual = _selected(batch, k, scales, names)
+    return [as_selection(*found, 0.0) for found in zip(order, residual, strict=True)]
 
 
 def _ragged(
@@ -258,9 +267,10 @@ def _start(
         # Where nobody may look, no further stage can follow: what is blurred is left out.
         eps = torch.finfo(dtype).eps
         floors = [exhausted(len(x), dtype) if looks else eps * len(x) for x in images]
-    bounds = Bounds(_near(dtype), trusted(dtype) if looks else 0.0, floors)
     if host and way is None:
         way = _way(first, max(ks))
+    trust = trusted(torch.float64 if way == "exact" else dtype) if looks else 0.0
+    bounds = Bounds(_near(dtype), trust, floors)
 
     def deepen(places: list[int], kept: list[Tensor], left: list[int]) -> Deeper:
         some = [None if weights is None else weights[b] for b in places]
@@ -333,6 +343,10 @@ def _host_run(
     way: Way, bounds: Bounds,
 ) -> Run:  # fmt: skip
     from .host import HostRun  # imports numpy
+    if way != "columns" and compiled():
+        from .host_compiled import HostCompiled  # imports numba
+
+        return HostCompiled(rows, weights, norms, ks, way, bounds)
     from .host_one import HostOne
 
     kind = HostOne if len(rows) == 1 else HostRun
@@ -360,7 +374,7 @@ def _cached(images: Tensor) -> bool:
 
 def _way(images: Tensor, k: int) -> Way:
     _, n, d = images.shape
-    return host_way(n, d, k, working_dtype(images))
+    return host_way(n, d, k, working_dtype(images), compiled=compiled())
 
 
 def _wants_gram(images: Tensor) -> bool:

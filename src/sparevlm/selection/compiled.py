@@ -1,0 +1,31 @@
+"""Whether loops on a CPU can be compiled."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+
+
+@cache
+def compiled() -> bool:
+    """Whether numba is there and works; warns, once, of one that does not.
+
+    The first call ever compiles what later ones read from numba's cache.
+    """
+    if find_spec("numba") is None:
+        return False
+    try:
+        numba = import_module("numba")
+        import_module("sparevlm.selection.loops")
+    except Exception as error:  # of numba, LLVM, or the folder of the cache
+        reason = " ".join(str(error).split()) or type(error).__name__
+        warnings.warn(
+            f"numba cannot be used ({reason}): selection on a CPU goes on without it, and takes "
+            "longer. Install a numba that fits (pip install -U 'sparevlm[fast]'), or none.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    return not numba.config.DISABLE_JIT

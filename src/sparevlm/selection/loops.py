@@ -1,0 +1,203 @@
+"""Loops of pivoted selection on a CPU, compiled by numba, which is imported here.
+
+A token goes through the same operations in the same order wherever it lies, so that twins round
+alike, and an image whatever its company. Only sums over tokens or features are taken in another
+order, the same for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import float32, float64, int64, njit, types, void
+
+_FUSED = {"contract"}
+_ANY_ORDER = {"contract", "reassoc", "nnan", "nsz"}
+_BOTH = (float32, float64)
+_WHERE = types.UniTuple(int64, 2)
+
+
+def _compiled(signatures: list[Any], fastmath: set[str]) -> Callable[[Callable], Any]:
+    """Compile for these types, now; what was compiled before is read from numba's cache."""
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
+
+    def compiled(function: Callable) -> Any:
+        try:
+            return njit(signatures, cache=True, **options)(function)
+        except RuntimeError:  # no folder to keep it in
+            return njit(signatures, **options)(function)
+
+    return compiled
+
+
+@_compiled([void(x[:, ::1], float64[::1], int64, float64[::1]) for x in _BOTH], _ANY_ORDER)
+def column(rows, weights, token, out):
+    """Inner products of weighted rows [N, D] with one of them, in float64, into out [N].
+
+    weights [N]; [0] where there are none.
+    """
+    one = rows[token].astype(np.float64)
+    for i in range(len(rows)):
+        row = rows[i]
+        total = 0.0
+        for j in range(len(one)):
+            total += row[j] * one[j]
+        out[i] = total
+    if len(weights):
+        for i in range(len(rows)):
+            out[i] *= weights[i] * weights[token]
+
+
+@_compiled([void(x[:, ::1], float64[::1], float64[::1]) for x in _BOTH], _ANY_ORDER)
+def squares(rows, weights, out):
+    """Squared norms of weighted rows [N, D], in float64, into out [N]."""
+    for i in range(len(rows)):
+        row = rows[i]
+        total = 0.0
+        for j in range(len(row)):
+            total += np.float64(row[j]) * row[j]
+        out[i] = total
+    if len(weights):
+        for i in range(len(rows)):
+            out[i] *= weights[i] * weights[i]
+
+
+@_compiled([int64(x[::1], x) for x in _BOTH], _FUSED)
+def _first(value, least):
+    """The first token of at least so much."""
+    token = 0
+    while value[token] < least:
+        token += 1
+    return token
+
+
+@_compiled([void(x[::1], x[:, ::1], int64, int64, int64) for x in _BOTH], _FUSED)
+def _downdate(new, factor, token, begin, end):
+    """Subtract from products with a token, new [N], what rows of the factor have of them."""
+    t = begin
+    while t + 8 <= end:  # `new` is read and written once for eight of them
+        a, b, c, d = factor[t], factor[t + 1], factor[t + 2], factor[t + 3]
+        e, f, g, h = factor[t + 4], factor[t + 5], factor[t + 6], factor[t + 7]
+        p, q, r, s = a[token], b[token], c[token], d[token]
+        u, v, w, x = e[token], f[token], g[token], h[token]
+        for j in range(len(new)):
+            half = new[j] - p * a[j] - q * b[j] - r * c[j] - s * d[j]
+            new[j] = half - u * e[j] - v * f[j] - w * g[j] - x * h[j]
+        t += 8
+    while t < end:
+        row = factor[t]
+        scale = row[token]
+        for j in range(len(new)):
+            new[j] -= scale * row[j]
+        t += 1
+
+
+@_compiled([types.UniTuple(x, 2)(x[::1], x[::1], x) for x in _BOTH], _ANY_ORDER)
+def _subtract(value, new, scale):
+    """Make new [N] a row of the factor, and take its squares from value [N].
+
+    Returns the sum of what is left, and the largest.
+    """
+    zero = value.dtype.type(0)
+    total, largest = zero, zero
+    for j in range(len(value)):
+        share = new[j] / scale
+        new[j] = share
+        left = value[j] - share * share
+        left = left if left > zero else zero
+        value[j] = left
+        total += left
+        largest = left if left > largest else largest
+    return total, largest
+
+
+@_compiled(
+    [
+        _WHERE(
+            x[:, :], int64[::1], x[::1], x[:, ::1], int64[:], x[:],
+            int64, int64, int64, x, x, float64,
+        )
+        for x in _BOTH
+    ],
+    _FUSED,
+)  # fmt: skip
+def advance(held, places, value, factor, order, energy, begin, t, stop, near, bar, enough):
+    """Pick tokens of an image until there are `stop`.
+
+    Parameters
+    ----------
+    held : array [H, N]
+        Products with some tokens.
+    places : array [N], int64
+        Which row is a token's; -1 where none is, and where it was used.
+    value : array [N]
+        Squared residuals. It is changed.
+    factor : array [k, W >= N]
+        Rows of the Cholesky factor; those from t on are written.
+    order : array [k], int64
+    energy : array [k + 1]
+    begin : int
+        Row of the factor from which on products know nothing of it.
+    t, stop : int
+        How many tokens there are, and how many are wanted.
+    near : float
+        Values of at least so many times the largest are ties.
+    bar : float
+        Values up to this one cannot be compared.
+    enough : float
+        Sum of values up to which the work is done.
+
+    Returns
+    -------
+    (t, token)
+        How many there are now, and the token whose products are lacking, or -1.
+    """
+    n = len(value)
+    best = value.max()
+    while t < stop and best > bar and energy[t] > enough:
+        token = _first(value, best * near)
+        place = places[token]
+        if place < 0:
+            return t, token
+        places[token] = -1
+        new = factor[t, :n]
+        new[:] = held[place, :n]
+        _downdate(new, factor, token, begin, t)
+        own = value[token]
+        value[token] = 0
+        energy[t + 1], best = _subtract(value, new, np.sqrt(own))
+        order[t] = token
+        t += 1
+    return t, -1
+
+
+@_compiled(
+    [
+        int64(
+            x[:, ::1], float64[::1], float64[::1], float64[:, ::1], int64[:], float64[:],
+            int64, int64, float64, float64, float64,
+        )
+        for x in _BOTH
+    ],
+    _FUSED,
+)  # fmt: skip
+def advance_exactly(rows, weights, value, factor, order, energy, t, stop, near, bar, enough):
+    """`advance` with products of rows [N, D] taken in float64 when they are needed.
+
+    Returns how many tokens there are now.
+    """
+    n = len(value)
+    best = value.max()
+    while t < stop and best > bar and energy[t] > enough:
+        token = _first(value, best * near)
+        new = factor[t, :n]
+        column(rows, weights, token, new)
+        _downdate(new, factor, token, 0, t)
+        own = value[token]
+        value[token] = 0
+        energy[t + 1], best = _subtract(value, new, np.sqrt(own))
+        order[t] = token
+        t += 1
+    return t
