@@ -28,7 +28,10 @@ def wanted(*extras: str) -> dict[str, Requirement]:
 @pytest.mark.parametrize(
     ("file", "extras"),
     [
-        ("constraints.txt", ("bench", "demo", "dev", "docs", "test", "test-demo", "test-lmms")),
+        (
+            "constraints.txt",
+            ("bench", "demo", "dev", "docs", "fast", "test", "test-demo", "test-lmms"),
+        ),
         ("constraints-oldest.txt", ("bench", "test")),
         ("constraints-torch.txt", ()),
     ],

@@ -37,7 +37,7 @@ def source(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture(scope="class", autouse=True)
 def loops(request: pytest.FixtureRequest) -> Iterator[str | None]:
-    """All tests that do not ask for `source` run with compiled loops, and without."""
+    """Tests that do not ask for `source` run with compiled loops and without, or say otherwise."""
     wanted = getattr(request, "param", None)
     with pytest.MonkeyPatch.context() as patch:
         if wanted is not None:
@@ -46,5 +46,5 @@ def loops(request: pytest.FixtureRequest) -> Iterator[str | None]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "source" not in metafunc.fixturenames:
+    if "source" not in metafunc.fixturenames and getattr(metafunc.module, "BOTH_LOOPS", True):
         metafunc.parametrize("loops", ["compiled", "plain"], indirect=True, scope="class")

@@ -219,9 +219,7 @@ class HostRun:
         return order, torch.from_numpy(self._rank)[:, None].clone()
 
 
-def _all_products(
-    rows: list[Tensor], weights: list[Tensor | None], n: int, way: Way
-) -> Floats:
+def _all_products(rows: list[Tensor], weights: list[Tensor | None], n: int, way: Way) -> Floats:
     """Products of all pairs [B, N, W] of every image; or rows are such already."""
     ragged = any(len(x) < n for x in rows)
     room = _made(rows[0].dtype, len(rows), n, _wide(n), zero=ragged)

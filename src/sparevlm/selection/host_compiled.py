@@ -6,16 +6,18 @@ import numpy as np
 from torch import Tensor
 
 from . import loops
-from .host import FOLD, WORTH, HostRun
+from .host import HostRun
 from .host_products import Floats, HostBlocks
 from .products import Way
 
-_READ = 2**18  # numbers of the factor that every step may read again
 _ABOUT = 1 + 2.0**-20  # times a tolerance: from here on every step is looked at
 
 
 class HostCompiled(HostRun):
     """A `HostRun` in which an image goes on by itself and seldom comes back to Python.
+
+    Every step reads all rows of the factor: the compiled loop does so faster than all products
+    could be brought up to date.
 
     With way "exact" products are taken of a token when it is picked, in float64: a core takes as
     long for such a sum as for one in float32 where features come from its cache, and what is exact
@@ -55,15 +57,10 @@ class HostCompiled(HostRun):
     def _pick(self, b: int, stop: int, enough: float = -1.0) -> int:
         """Pick until there are `stop`, or no more than `enough` energy is left: how many."""
         t, own = int(self._rank[b]), min(stop, int(self._ks[b]))
-        energy, often = self._energy[:, b], max(FOLD, _READ // int(self._lengths[b]))
+        energy = self._energy[:, b]
         while t < own and self._going[b] and energy[t] > enough:
-            until = own
-            if self._gram is not None and self._ks[b] - t >= WORTH:
-                if t - self._folded[b] >= often:
-                    self._fold(b, t)
-                until = min(own, int(self._folded[b]) + often)
-            t, more = self._loop(b, t, until, enough)
-            if t < until and not more and energy[t] > enough:
+            t, more = self._loop(b, t, own, enough)
+            if t < own and not more and energy[t] > enough:
                 self._lower_bar(self._value.max(1))
         self._rank[b] = t
         if t == own or not self._going[b]:
@@ -79,11 +76,10 @@ class HostCompiled(HostRun):
         if self._exact:
             return loops.advance_exactly(*self._exact[b], *state, t, *limits), False
         if self._gram is not None:
-            places, first = np.arange(n), self._folded[b]
-            return loops.advance(self._gram[b], places, *state, first, t, *limits)[0], False
+            return loops.advance(self._gram[b], np.arange(n), *state, t, *limits)[0], False
         source = self._single[b]
         assert isinstance(source, HostBlocks)
-        t, lacking = loops.advance(source.held, source.places, *state, 0, t, *limits)
+        t, lacking = loops.advance(source.held, source.places, *state, t, *limits)
         if lacking >= 0:
             source.fetch(lacking, state[0])
         return t, lacking >= 0

@@ -66,17 +66,17 @@ def squares(rows, weights, out):
 
 @_compiled([int64(x[::1], x) for x in _BOTH], _FUSED)
 def _first(value, least):
-    """The first token of at least so much."""
+    """The first token of at least so much; never one that is not there."""
     token = 0
-    while value[token] < least:
+    while token < len(value) - 1 and value[token] < least:
         token += 1
     return token
 
 
-@_compiled([void(x[::1], x[:, ::1], int64, int64, int64) for x in _BOTH], _FUSED)
-def _downdate(new, factor, token, begin, end):
-    """Subtract from products with a token, new [N], what rows of the factor have of them."""
-    t = begin
+@_compiled([void(x[::1], x[:, ::1], int64, int64) for x in _BOTH], _FUSED)
+def _downdate(new, factor, token, end):
+    """Subtract from products with a token, new [N], what rows 0 to `end` of the factor have."""
+    t = 0
     while t + 8 <= end:  # `new` is read and written once for eight of them
         a, b, c, d = factor[t], factor[t + 1], factor[t + 2], factor[t + 3]
         e, f, g, h = factor[t + 4], factor[t + 5], factor[t + 6], factor[t + 7]
@@ -117,13 +117,13 @@ def _subtract(value, new, scale):
     [
         _WHERE(
             x[:, :], int64[::1], x[::1], x[:, ::1], int64[:], x[:],
-            int64, int64, int64, x, x, float64,
+            int64, int64, x, x, float64,
         )
         for x in _BOTH
     ],
     _FUSED,
 )  # fmt: skip
-def advance(held, places, value, factor, order, energy, begin, t, stop, near, bar, enough):
+def advance(held, places, value, factor, order, energy, t, stop, near, bar, enough):
     """Pick tokens of an image until there are `stop`.
 
     Parameters
@@ -138,8 +138,6 @@ def advance(held, places, value, factor, order, energy, begin, t, stop, near, ba
         Rows of the Cholesky factor; those from t on are written.
     order : array [k], int64
     energy : array [k + 1]
-    begin : int
-        Row of the factor from which on products know nothing of it.
     t, stop : int
         How many tokens there are, and how many are wanted.
     near : float
@@ -164,7 +162,7 @@ def advance(held, places, value, factor, order, energy, begin, t, stop, near, ba
         places[token] = -1
         new = factor[t, :n]
         new[:] = held[place, :n]
-        _downdate(new, factor, token, begin, t)
+        _downdate(new, factor, token, t)
         own = value[token]
         value[token] = 0
         energy[t + 1], best = _subtract(value, new, np.sqrt(own))
@@ -194,7 +192,7 @@ def advance_exactly(rows, weights, value, factor, order, energy, t, stop, near, 
         token = _first(value, best * near)
         new = factor[t, :n]
         column(rows, weights, token, new)
-        _downdate(new, factor, token, 0, t)
+        _downdate(new, factor, token, t)
         own = value[token]
         value[token] = 0
         energy[t + 1], best = _subtract(value, new, np.sqrt(own))

@@ -343,6 +343,7 @@ def _host_run(
     way: Way, bounds: Bounds,
 ) -> Run:  # fmt: skip
     from .host import HostRun  # imports numpy
+
     if way != "columns" and compiled():
         from .host_compiled import HostCompiled  # imports numba
 

@@ -1,0 +1,101 @@
+"""Loops that numba compiles, where it is there and works."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+from sparevlm.selection import compiled as module
+from sparevlm.selection import pivoting, select
+
+from .data import gaussian
+
+BOTH_LOOPS = False
+needs_numba = pytest.mark.skipif(find_spec("numba") is None, reason="no numba")
+
+
+@pytest.fixture
+def asked_anew():
+    module.compiled.cache_clear()
+    yield
+    module.compiled.cache_clear()
+
+
+def test_without_numba(asked_anew, monkeypatch) -> None:
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    assert not module.compiled()
+
+
+def test_a_numba_that_does_not_work_is_said_once(asked_anew, monkeypatch) -> None:
+    def broken(name: str) -> None:
+        raise ImportError("Numba needs NumPy 2.4 or less.\nGot NumPy 2.9.")
+
+    monkeypatch.setattr(module, "find_spec", lambda name: object())
+    monkeypatch.setattr(module, "import_module", broken)
+    with pytest.warns(RuntimeWarning) as said:
+        assert not module.compiled()
+        assert not module.compiled()
+    assert len(said) == 1
+    text = str(said[0].message)
+    assert text.startswith("numba cannot be used (Numba needs NumPy 2.4 or less. Got NumPy 2.9.)")
+    assert "pip install -U 'sparevlm[fast]'" in text
+
+
+def run(code: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-1500:]
+    return done.stdout.strip()
+
+
+@needs_numba
+def test_where_nothing_may_be_compiled() -> None:
+    code = "from sparevlm.selection.compiled import compiled; print(compiled())"
+    assert run(code, NUMBA_DISABLE_JIT="1") == "False"
+
+
+@needs_numba
+def test_where_nothing_can_be_kept() -> None:
+    """As in a container whose folders are read-only: numba refuses to keep what it compiles."""
+    code = (
+        "import warnings, torch, numba.core.caching as caching\n"
+        "warnings.simplefilter('error')\n"
+        "caching.CacheImpl._locator_classes.clear()\n"
+        "from sparevlm.selection import select\n"
+        "from sparevlm.selection.compiled import compiled\n"
+        "print(compiled(), select(torch.eye(3)[[0, 0, 1]], 2).order.tolist())"
+    )
+    assert run(code) == "True [0, 2]"
+
+
+@needs_numba
+def test_small_pictures_are_worked_on_in_float64() -> None:
+    """Nearly all of the energy in few directions: float32 would be blurred after some steps."""
+    x = gaussian(196, 256, seed=1, dtype=torch.float32)
+    x *= torch.arange(1, 257).float() ** -2
+    assert pivoting._way(x[None], 98) == "exact"
+    wanted = select(x.double(), 98)
+    for k in (12, 65, 98):
+        found = select(x, k)
+        assert found.residual.dtype == torch.float32
+        assert torch.equal(found.order, wanted.order[:k])
+        assert torch.allclose(found.residual.double(), wanted.residual[: k + 1], rtol=1e-5)
+
+
+@needs_numba
+@pytest.mark.parametrize("way", ["gram", "blocks", "exact"])
+def test_products_are_brought_up_to_date_where_many_are_kept(way, monkeypatch) -> None:
+    """Of a long picture, lest each step read all steps before it."""
+    x = gaussian(2500, 300, seed=3, dtype=torch.float64)
+    monkeypatch.setattr(pivoting, "_way", lambda *_: way)
+    found = select(x, 250)
+    monkeypatch.setattr(pivoting, "compiled", lambda: False)
+    monkeypatch.setattr(pivoting, "_way", lambda *_: "columns")
+    assert torch.equal(found.order, select(x, 250).order)
