@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
 
 import pytest
 
@@ -18,7 +19,8 @@ DEVICE = {"device, gram": True, "device, columns": False}
 def compile_loops(patch: pytest.MonkeyPatch, wanted: bool) -> None:
     if wanted and not compiled():
         pytest.skip("no numba")
-    patch.setattr(pivoting, "compiled", lambda: wanted)
+    for name in ("greedy_css", "pivoting"):
+        patch.setattr(import_module(f"sparevlm.selection.{name}"), "compiled", lambda: wanted)
 
 
 # Scope "class" rather than "function" lets hypothesis run many examples under one of them.

@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from . import rows as many
 from .checks import check_features, check_k, scaled_rows, working_dtype
+from .compiled import compiled
 from .greedy import Gain, run_greedy
 from .products import pairs
 from .result import Selection, as_selection, fill_up
@@ -24,7 +25,7 @@ def greedy_css(features: Tensor, k: int) -> Selection:
     """Pick k tokens, each the one that lowers the reconstruction error the most.
 
     With R the residual rows, a step keeps argmax_j |R r_j|^2 / |r_j|^2. Costlier than `select` and
-    meant to compare it with. Works in fp64. Up to 2048 tokens (`rows.LARGE`) the Gram matrix of the
+    meant to compare it with. Works in fp64. Up to 4096 tokens (`rows.LARGE`) the Gram matrix of the
     residuals is held, and rewritten at every step; beyond, |R r_j|^2 is downdated as in the paper,
     in O(N k) memory, and computed anew from residuals where rounding has used it up. Either way the
     time grows with N^2 D at least.
@@ -219,6 +220,8 @@ class _Downdated(Gain):
 def _greedy(images: list[tuple[Tensor, Tensor]], ks: list[int]) -> list[tuple[Tensor, Tensor]]:
     """Order [k] and relative residual [k + 1] of images, given as `scaled_rows` gives them."""
     k, rows = max(ks), [x for x, _ in images]
+    if rows[0].device.type == "cpu" and len(rows[0]) <= many.LARGE and compiled():
+        return [_compiled_greedy(x, norm, k) for (x, norm), k in zip(images, ks, strict=True)]
     if len(rows) == 1 and len(rows[0]) > many.LARGE:
         gain: _Downdated | _Explained = _Downdated(rows[0], k)
     else:
@@ -231,3 +234,16 @@ def _greedy(images: list[tuple[Tensor, Tensor]], ks: list[int]) -> list[tuple[Te
         orders = fill_up(orders, gain.rank, norms)
     left = gain.left / torch.where(gain.left[0] > 0, gain.left[0], 1)
     return [(orders[b, :k], left[: k + 1, b].contiguous()) for b, k in enumerate(ks)]
+
+
+def _compiled_greedy(rows: Tensor, norms: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """`_greedy` of one image by a compiled loop, which goes through its Gram matrix once a step."""
+    from .loops_greedy_css import explain  # imports numba
+
+    eps = torch.finfo(torch.float64).eps
+    order, left = torch.zeros(k, dtype=torch.int64), rows.new_empty(k + 1)
+    gram = pairs(rows)
+    rank = explain(gram.numpy(), order.numpy(), left.numpy(), eps * len(rows), 1 - 4 * eps)
+    if rank < k:
+        order = fill_up(order[None], torch.tensor([[rank]]), norms[None])[0]
+    return order, left / (left[0] if left[0] > 0 else 1)

@@ -7,32 +7,16 @@ order, the same for all.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
-from numba import float32, float64, int64, njit, types, void
+from numba import float32, float64, int64, types, void
 
-_FUSED = {"contract"}
-_ANY_ORDER = {"contract", "reassoc", "nnan", "nsz"}
+from .jit import ANY_ORDER, FUSED, jit
+
 _BOTH = (float32, float64)
 _WHERE = types.UniTuple(int64, 2)
 
 
-def _compiled(signatures: list[Any], fastmath: set[str]) -> Callable[[Callable], Any]:
-    """Compile for these types, now; what was compiled before is read from numba's cache."""
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
-
-    def compiled(function: Callable) -> Any:
-        try:
-            return njit(signatures, cache=True, **options)(function)
-        except RuntimeError:  # no folder to keep it in
-            return njit(signatures, **options)(function)
-
-    return compiled
-
-
-@_compiled([void(x[:, ::1], float64[::1], int64, float64[::1]) for x in _BOTH], _ANY_ORDER)
+@jit([void(x[:, ::1], float64[::1], int64, float64[::1]) for x in _BOTH], ANY_ORDER)
 def column(rows, weights, token, out):
     """Inner products of weighted rows [N, D] with one of them, in float64, into out [N].
 
@@ -50,7 +34,7 @@ def column(rows, weights, token, out):
             out[i] *= weights[i] * weights[token]
 
 
-@_compiled([void(x[:, ::1], float64[::1], float64[::1]) for x in _BOTH], _ANY_ORDER)
+@jit([void(x[:, ::1], float64[::1], float64[::1]) for x in _BOTH], ANY_ORDER)
 def squares(rows, weights, out):
     """Squared norms of weighted rows [N, D], in float64, into out [N]."""
     for i in range(len(rows)):
@@ -64,7 +48,7 @@ def squares(rows, weights, out):
             out[i] *= weights[i] * weights[i]
 
 
-@_compiled([int64(x[::1], x) for x in _BOTH], _FUSED)
+@jit([int64(x[::1], x) for x in _BOTH], FUSED)
 def _first(value, least):
     """The first token of at least so much; never one that is not there."""
     token = 0
@@ -73,7 +57,7 @@ def _first(value, least):
     return token
 
 
-@_compiled([void(x[::1], x[:, ::1], int64, int64) for x in _BOTH], _FUSED)
+@jit([void(x[::1], x[:, ::1], int64, int64) for x in _BOTH], FUSED)
 def _downdate(new, factor, token, end):
     """Subtract from products with a token, new [N], what rows 0 to `end` of the factor have."""
     t = 0
@@ -94,7 +78,7 @@ def _downdate(new, factor, token, end):
         t += 1
 
 
-@_compiled([types.UniTuple(x, 2)(x[::1], x[::1], x) for x in _BOTH], _ANY_ORDER)
+@jit([types.UniTuple(x, 2)(x[::1], x[::1], x) for x in _BOTH], ANY_ORDER)
 def _subtract(value, new, scale):
     """Make new [N] a row of the factor, and take its squares from value [N].
 
@@ -113,7 +97,7 @@ def _subtract(value, new, scale):
     return total, largest
 
 
-@_compiled(
+@jit(
     [
         _WHERE(
             x[:, :], int64[::1], x[::1], x[:, ::1], int64[:], x[:],
@@ -121,7 +105,7 @@ def _subtract(value, new, scale):
         )
         for x in _BOTH
     ],
-    _FUSED,
+    FUSED,
 )  # fmt: skip
 def advance(held, places, value, factor, order, energy, t, stop, near, bar, enough):
     """Pick tokens of an image until there are `stop`.
@@ -171,7 +155,7 @@ def advance(held, places, value, factor, order, energy, t, stop, near, bar, enou
     return t, -1
 
 
-@_compiled(
+@jit(
     [
         int64(
             x[:, ::1], float64[::1], float64[::1], float64[:, ::1], int64[:], float64[:],
@@ -179,7 +163,7 @@ def advance(held, places, value, factor, order, energy, t, stop, near, bar, enou
         )
         for x in _BOTH
     ],
-    _FUSED,
+    FUSED,
 )  # fmt: skip
 def advance_exactly(rows, weights, value, factor, order, energy, t, stop, near, bar, enough):
     """`advance` with products of rows [N, D] taken in float64 when they are needed.
