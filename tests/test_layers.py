@@ -86,7 +86,7 @@ def test_there_is_no_circle():
 @pytest.mark.parametrize(
     ("module", "blocked"),
     [
-        ("sparevlm.selection", ("transformers", "matplotlib", "PIL", "numpy", "triton")),
+        ("sparevlm.selection", ("transformers", "matplotlib", "PIL", "numpy", "numba", "triton")),
         ("sparevlm.methods", ("transformers", "matplotlib", "PIL")),
         ("sparevlm.serving.settings", ("transformers", "matplotlib", "PIL", "vllm")),
         ("sparevlm.families", ("torch", "transformers", "matplotlib", "PIL")),

@@ -64,7 +64,6 @@ class HostCompiled(HostRun):
                 self._lower_bar(self._value.max(1))
         self._rank[b] = t
         if t == own or not self._going[b]:
-            self._factor[b, t:stop] = 0
             energy[t + 1 : stop + 1] = energy[t]
         return t
 

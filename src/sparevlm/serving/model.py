@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sparevlm.families import FAMILIES, patch_grid
 from sparevlm.methods import PruningMethod
+from sparevlm.selection.compiled import compiled
 from sparevlm.serving import metrics
 from sparevlm.serving.arguments import grids_of, joined
 from sparevlm.serving.item import PrunedItem, Run
@@ -40,6 +41,8 @@ class Pruned:
         self._room = vllm_config.scheduler_config.max_num_encoder_input_tokens
         self._family = FAMILIES[vllm_config.model_config.hf_config.model_type]
         self._questions = Questions(self, vllm_config.model_config)
+        if vllm_config.device_config.device_type == "cpu":
+            compiled()  # or the first request would wait for it
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
         """See `SupportsMultiModal`: rows [k, D], and what `placed` puts behind them."""
