@@ -95,6 +95,8 @@ class HostBlocks:
         lacking = len(best) - (size - len(known))
         if lacking > 0:  # the least likely go
             places[known[np.argsort(value[known], kind="stable")[:lacking]]] = -1
-        free = np.setdiff1d(np.arange(size), places)[: len(best)]
-        self.held[free] = columns.numpy()
-        places[best] = free
+        unused = np.ones(size, np.bool_)
+        unused[places[places >= 0]] = False
+        room = np.flatnonzero(unused)[: len(best)]
+        self.held[room] = columns.numpy()
+        places[best] = room
