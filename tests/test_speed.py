@@ -152,6 +152,7 @@ def test_command(tmp_path, capsys):
     assert found["schema"] == "sparevlm-speed-1"
     assert found["about"]["attention"] == "sdpa"
     assert found["about"]["dtype"] == "float32"
+    assert found["about"]["loops of selection"].startswith(("compiled (numba 0.", "numpy"))
     assert [(r["batch"], r["method"], r["after"]) for r in found["models"]["pocket"]] == [
         (b, m, t) for b in (1, 2) for m, t in (("all tokens", 196), ("spare", 49), ("spare", 10))
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,8 @@ def _about(args: argparse.Namespace, dtype: Any) -> dict[str, Any]:
     import torch
     import transformers
 
+    from sparevlm.selection.compiled import compiled
+
     gpu = torch.cuda.get_device_name() if args.device.startswith("cuda") else None
     about = {
         "device": gpu or f"CPU ({platform.machine()}), {torch.get_num_threads()} threads",
@@ -126,6 +129,9 @@ def _about(args: argparse.Namespace, dtype: Any) -> dict[str, Any]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
+    if gpu is None:
+        made = f"compiled (numba {version('numba')})" if compiled() else "numpy"
+        about["loops of selection"] = made
     if args.layers is not None:
         about["layers"] = f"the language model cut to {args.layers}"
     return about
