@@ -24,6 +24,7 @@ import torch
 from bench import older
 from bench.clock import milliseconds
 from sparevlm.selection import select
+from sparevlm.selection.compiled import compiled
 from sparevlm.selection.products import host_way
 from sparevlm.speed.memory import LiveBytes
 
@@ -89,7 +90,7 @@ def measure(n: int, d: int, k: int, target: float | None) -> Row:
         target=target,
         met=None if target is None else ratio <= target,
         memory_mb=live.peak / 1e6,
-        products=host_way(n, d, k, x.dtype),
+        products=host_way(n, d, k, x.dtype, compiled=compiled()),
     )
 
 

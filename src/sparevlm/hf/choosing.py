@@ -94,7 +94,8 @@ def _encode_new(
         )
     if not bool(new.any()):
         return None
-    runs = runs_of(places), runs_of(new)
+    every = runs_of(places)
+    runs = every, runs_of(new) if prompt.start else every
     guidance = pruning.guidance
     hidden = guidance is not None and guidance.scorer.needs_hidden_states
     encoded = remembered(

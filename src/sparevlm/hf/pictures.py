@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from sparevlm.budgets import Residual, is_integer
 from sparevlm.families import Family, patch_grid
@@ -174,11 +175,9 @@ def _same(family: Family, ids: Tensor, first: Picture, second: Picture) -> bool:
 
 def runs_of(placeholders: Tensor) -> list[int]:
     """Lengths of the runs of placeholders [B, L], row by row."""
-    lengths = []
-    for row in placeholders:
-        places = row.nonzero()[:, 0]
-        breaks = (places.diff() > 1).nonzero()[:, 0] + 1
-        lengths += [len(part) for part in places.tensor_split(breaks) if len(part)]
+    edges = pad(placeholders, (1, 1)).to(torch.int8).diff(dim=1)
+    first, last = ((edges == step).nonzero()[:, 1] for step in (1, -1))
+    lengths: list[int] = (last - first).tolist()
     return lengths
 
 

@@ -10,12 +10,15 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from .checks import check_k
+from .compiled import compiled
 from .greedy import in_one_launch, too_many_pairs
 from .products import cosine_pairs
 from .rows import blocks, unit_rows
 
 _ROWS = 128  # targets whose similarities are summed at once
 _ROUNDING = 1e-12  # share of a gain that sums of float64 may be wrong by
+_NOTHING = 1e-10  # of a token's first gain: what is left of it by rounding alone
+_COMPILED = (torch.float32, torch.float64)
 
 
 class Similarity(Protocol):
@@ -209,9 +212,13 @@ def _on_the_host(
     similarities: Sequence[Tensor | Similarity], ks: Sequence[int], weights: Sequence[Tensor],
     factors: Sequence[Tensor], start: float,
 ) -> list[Tensor]:  # fmt: skip
+    gains = [_first_gains(s, w, start) for s, w in zip(similarities, weights, strict=True)]
+    held = [s for s in similarities if isinstance(s, Tensor) and s.dtype in _COMPILED]
+    if len(held) == len(similarities) and compiled():
+        parts = zip(held, ks, gains, weights, factors, strict=True)
+        return [_covered(*part, start) for part in parts]
     from .host_coverage import Held, Source, covering  # imports numpy
 
-    gains = [_first_gains(s, w, start) for s, w in zip(similarities, weights, strict=True)]
     targets = max(s.shape[0] for s in similarities)
     n = max(s.shape[1] for s in similarities)
     first, dtype, device = similarities[0], weights[0].dtype, weights[0].device
@@ -230,10 +237,24 @@ def _on_the_host(
         _stacked([pad(w, (0, targets - len(w))) for w in weights]).double().numpy(),
         _stacked([pad(f, (0, n - len(f)), value=-torch.inf) for f in factors]).double().numpy(),
         _stacked([w.new_full((targets,), start) for w in weights]).numpy(),
-        max(ks), 1 - max(4 * torch.finfo(dtype).eps, _ROUNDING),
+        max(ks), _NOTHING, 1 - max(4 * torch.finfo(dtype).eps, _ROUNDING),
     )  # fmt: skip
     picks = torch.from_numpy(order).to(device)
     return [picks[:k, b].clone() for b, k in enumerate(ks)]
+
+
+def _covered(
+    similarity: Tensor, k: int, gains: Tensor, weights: Tensor, factor: Tensor, start: float
+) -> Tensor:
+    """What a compiled loop picks of one image [M, N]."""
+    from .loops_coverage import cover  # imports numba
+
+    held = similarity.detach().cpu().contiguous()
+    gains, weights, factor = (x.detach().cpu().double() for x in (gains, weights, factor))
+    reach, order = held.new_full((len(held),), start), torch.empty(k, dtype=torch.int64)
+    state = held, gains, gains * _NOTHING, weights, factor.clone(), reach, order
+    cover(*(x.numpy() for x in state), 1 - max(4 * torch.finfo(held.dtype).eps, _ROUNDING))
+    return order.to(similarity.device)
 
 
 def _stacked(parts: list[Tensor]) -> Tensor:

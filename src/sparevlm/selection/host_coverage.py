@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from .host_products import rows_at_once
 
 _ROWS = 128  # targets whose similarities are looked at at once
-_NOTHING = 1e-10  # of a token's first gain: what is left of it by rounding alone
 Floats = NDArray[np.floating]
 Ints = NDArray[np.int64]
 
@@ -45,7 +44,7 @@ class Held:
 
 def covering(
     similarity: Source, gains: Floats, weight: Floats, factor: Floats, reach: Floats, k: int,
-    near: float,
+    nothing: float, near: float,
 ) -> Ints:  # fmt: skip
     """Picks [k, B] of `max_coverage`.
 
@@ -66,11 +65,13 @@ def covering(
         Best similarity of every target so far. It is changed.
     k : int
         An image that has fewer tokens repeats some at the end.
+    nothing : float
+        Gains up to this share of a token's first one are what rounding leaves.
     near : float
         Gains of at least so many times the largest are ties.
     """
     images, at_once = np.arange(len(gains)), rows_at_once(gains.shape[1])
-    least = gains * _NOTHING
+    least = gains * nothing
     gone = np.where(factor == -np.inf, factor, 0)  # -inf: picked
     factor = np.where(factor == -np.inf, 0, factor)
     order = np.zeros((k, len(gains)), np.int64)
