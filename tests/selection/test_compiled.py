@@ -21,9 +21,9 @@ needs_numba = pytest.mark.skipif(find_spec("numba") is None, reason="no numba")
 
 @pytest.fixture
 def asked_anew():
-    module.compiled.cache_clear()
+    module._works.cache_clear()
     yield
-    module.compiled.cache_clear()
+    module._works.cache_clear()
 
 
 def test_without_numba(asked_anew, monkeypatch) -> None:
@@ -73,6 +73,18 @@ def test_where_nothing_can_be_kept() -> None:
         "print(compiled(), select(torch.eye(3)[[0, 0, 1]], 2).order.tolist())"
     )
     assert run(code) == "True [0, 2]"
+
+
+@needs_numba
+def test_torch_compile_sees_loops_that_it_can_follow() -> None:
+    seen = []
+
+    def look(x: torch.Tensor) -> torch.Tensor:
+        seen.append(module.compiled())
+        return x + 1
+
+    torch.compile(look, backend="eager")(torch.ones(2))
+    assert seen[0] is False and module.compiled() is True
 
 
 @needs_numba

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -256,7 +255,7 @@ def _encoder(
 ) -> tuple[Callable[..., Any], dict[str, Any], set[str]]:
     """The model's function for a modality, its arguments, and which of `kwargs` they are."""
     encoder = stock.encoder_of(model.base_model, modality.name)
-    names = set(inspect.signature(encoder).parameters) - {"kwargs"}
+    names = set(stock.parameters_of(encoder)) - {"kwargs"}
     if modality.pixels not in names:  # one function for both
         return encoder, {IMAGE.pixels: kwargs[modality.pixels]}, {modality.pixels}
     return encoder, {n: kwargs[n] for n in names if kwargs.get(n) is not None}, names

@@ -311,9 +311,20 @@ def encoder_of(base: Any, modality: str) -> Callable[..., Any]:
 _NOTHING = f"install transformers>={OLDEST},<={NEWEST}"
 
 
+def parameters_of(takes: Callable[..., Any]) -> tuple[str, ...]:
+    """Names of what a function takes, or a method besides its object; asked for in every call."""
+    method = getattr(takes, "__func__", None)
+    return _parameters(takes) if method is None else _parameters(method)[1:]
+
+
+@functools.lru_cache(128)
+def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(inspect.signature(function).parameters)
+
+
 def takes_features(model: Any) -> bool:
     """Whether a model's forward takes features that were made before."""
-    return _FEATURES in inspect.signature(model.forward).parameters
+    return _FEATURES in parameters_of(model.forward)
 
 
 def has_features(kwargs: dict[str, Any]) -> bool:
@@ -355,7 +366,7 @@ def pack(base: Any, config: Any, rows: list[Tensor], sizes: Any, arguments: dict
     `given` are the call's own settings of it, where there are any.
     """
     settings: dict[str, Any] = {"image_newline": rows[0].new_zeros(rows[0].shape[-1])}
-    takes = inspect.signature(base.pack_image_features).parameters
+    takes = parameters_of(base.pack_image_features)
     for name in ("vision_feature_select_strategy", "vision_aspect_ratio"):
         if name in takes:
             settings[name] = (

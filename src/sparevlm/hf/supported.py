@@ -117,20 +117,19 @@ def find_family(model: Any) -> Family:
         If there are none, or the installed transformers cannot take pruned features for it.
     """
     kind = type(model).__name__
-    supported = ", ".join(sorted(f.classes[0] for f in FAMILIES.values()))
     config = getattr(model, "config", None)
     family = FAMILIES.get(getattr(config, "model_type", ""))
     if not isinstance(model, torch.nn.Module) or config is None:
-        raise UnsupportedModelError(f"{kind} is no transformers model: give one of {supported}")
+        raise UnsupportedModelError(f"{kind} is no transformers model: give one of {_supported()}")
     stock.check_version()
     if _is_remote(model):
         raise UnsupportedModelError(
             f"{kind} comes from a repository's own code (trust_remote_code), of which nothing is "
-            f"known: load it with the class in transformers; supported are {supported}"
+            f"known: load it with the class in transformers; supported are {_supported()}"
         )
     if family is None or kind not in family.classes:
         raise UnsupportedModelError(
-            f"{kind} is not supported: {why_not(model)}; supported are {supported}"
+            f"{kind} is not supported: {why_not(model)}; supported are {_supported()}"
         )
     if not stock.takes_features(model):
         raise UnsupportedModelError(
@@ -138,6 +137,10 @@ def find_family(model: Any) -> Family:
             f"transformers >= {stock.OLDEST}"
         )
     return family
+
+
+def _supported() -> str:
+    return ", ".join(sorted(family.classes[0] for family in FAMILIES.values()))
 
 
 def _is_remote(model: Any) -> bool:

@@ -7,13 +7,20 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 
+import torch
 
-@cache
+
 def compiled() -> bool:
     """Whether numba is there and works; warns, once, of one that does not.
 
-    The first call ever compiles what later ones read from numba's cache.
+    The first call ever compiles what later ones read from numba's cache. Not where torch.compile
+    looks on: it can follow numpy, and not what numba makes.
     """
+    return not torch.compiler.is_compiling() and _works()
+
+
+@cache
+def _works() -> bool:
     if find_spec("numba") is None:
         return False
     try:
@@ -25,7 +32,7 @@ def compiled() -> bool:
             f"numba cannot be used ({reason}): selection on a CPU goes on without it, and takes "
             "longer. Install a numba that fits (pip install -U 'sparevlm[fast]'), or none.",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
         return False
     return not numba.config.DISABLE_JIT

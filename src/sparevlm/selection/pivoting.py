@@ -184,6 +184,8 @@ def select_each(
     """
     chosen: dict[int, Selection] = {}
     weights = [None] * len(pictures) if weights is None else weights
+    several = len(pictures) > 1
+    names = [f"image {i}, row" if several else "row" for i in range(len(pictures))]
     groups: dict[Any, list[int]] = {}
     for i, (rows, k, w) in enumerate(zip(pictures, ks, weights, strict=True)):
         check_features(rows)
@@ -195,18 +197,19 @@ def select_each(
             groups.setdefault((rows.shape, rows.dtype, rows.device, k, w is None), []).append(i)
     for key, places in groups.items():
         if len(key) == 2:
-            found = _ragged(pictures, ks, weights, places, key[1])
+            found = _ragged(pictures, ks, weights, places, names, key[1])
             chosen |= dict(zip(places, found, strict=True))
             continue
         for room in in_rooms([pictures[i] for i in places]):
             some = [places[j] for j in room]
-            chosen |= dict(zip(some, _stacked(pictures, ks, weights, some), strict=True))
+            chosen |= dict(zip(some, _stacked(pictures, ks, weights, some, names), strict=True))
     return [chosen[i] for i in range(len(pictures))]
 
 
 def _stacked(
-    pictures: Sequence[Tensor], ks: Sequence[int], weights: Sequence[Tensor | None], some: list[int]
-) -> list[Selection]:
+    pictures: Sequence[Tensor], ks: Sequence[int], weights: Sequence[Tensor | None],
+    some: list[int], names: list[str],
+) -> list[Selection]:  # fmt: skip
     """`select` of images of one shape as a batch."""
     first = pictures[some[0]]
     batch = torch.stack([pictures[i] for i in some]) if len(some) > 1 else first[None]
@@ -215,14 +218,13 @@ def _stacked(
     if torch.compiler.is_compiling():
         order, residual = compiled_select(batch, k, scales)
     else:
-        names = [f"image {i}, row" for i in some]
-        order, residual = _selected(batch, k, scales, names)
+        order, residual = _selected(batch, k, scales, [names[i] for i in some])
     return [as_selection(*found, 0.0) for found in zip(order, residual, strict=True)]
 
 
 def _ragged(
     pictures: Sequence[Tensor], ks: Sequence[int], weights: Sequence[Tensor | None],
-    places: list[int], way: Way,
+    places: list[int], names: list[str], way: Way,
 ) -> list[Selection]:  # fmt: skip
     """Images on a CPU in one loop; shorter ones are padded with tokens that cannot be picked."""
     found: dict[int, Selection] = {}
@@ -231,8 +233,8 @@ def _ragged(
             some = [places[j] for j in room]
             wanted = [min(ks[i], len(pictures[i])) for i in some]
             scales = _checked([weights[i] for i in some], [pictures[i] for i in some])
-            names = [f"image {i}, row" for i in some]
-            run = _start([pictures[i] for i in some], scales, wanted, names, way=way)
+            called = [names[i] for i in some]
+            run = _start([pictures[i] for i in some], scales, wanted, called, way=way)
             run.advance(max(wanted), 0.0)
             run.settle()
             orders, residuals = run.order(max(wanted)), run.residual(max(wanted))
@@ -247,7 +249,7 @@ def _checked(
     """`check_weights` of several images, at once where their shapes are as they must be."""
     given = [w for w, x in zip(weights, pictures, strict=True) if isinstance(w, Tensor)
              and w.shape == x.shape[:1]]  # fmt: skip
-    if len(given) < len(pictures) or any(w.is_complex() for w in given):
+    if len(given) == 1 or len(given) < len(pictures) or any(w.is_complex() for w in given):
         return [check_weights(w, x) for w, x in zip(weights, pictures, strict=True)]
     whole = torch.cat(given)
     checked = check_weights(whole, whole[:, None])
@@ -356,6 +358,8 @@ def _host_run(
 
 def _as_batch(weights: Sequence[Tensor | None]) -> Tensor | None:
     given = [w for w in weights if w is not None]
+    if len(given) == 1:
+        return given[0][None]
     return torch.stack(given) if given else None
 
 

@@ -41,7 +41,7 @@ class Pruned:
         self._room = vllm_config.scheduler_config.max_num_encoder_input_tokens
         self._family = FAMILIES[vllm_config.model_config.hf_config.model_type]
         self._questions = Questions(self, vllm_config.model_config)
-        if vllm_config.device_config.device_type == "cpu":
+        if torch.get_default_device().type == "cpu":
             compiled()  # or the first request would wait for it
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
