@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from importlib.util import find_spec
 
 import pytest
@@ -99,6 +100,27 @@ def test_small_pictures_are_worked_on_in_float64() -> None:
         assert found.residual.dtype == torch.float32
         assert torch.equal(found.order, wanted.order[:k])
         assert torch.allclose(found.residual.double(), wanted.residual[: k + 1], rtol=1e-5)
+
+
+@needs_numba
+@pytest.mark.parametrize("way", ["gram", "blocks", "exact"])
+@pytest.mark.parametrize("tol", [0.0, 0.3])
+def test_nothing_is_read_that_was_not_written(way, tol, monkeypatch) -> None:
+    """Of images that need unlike many tokens, whatever the memory held before."""
+
+    def made(dtype, *shape, zero=False):
+        held = 0 if zero else torch.finfo(dtype).max
+        return torch.full(shape, held, dtype=dtype).numpy()
+
+    x = torch.stack([gaussian(60, d, seed=d, dtype=torch.float32)[:, :9] for d in (9, 12, 40)])
+    x[0] *= torch.arange(1, 10) ** -2.0
+    x[1, :, 2:] = 0
+    monkeypatch.setattr(pivoting, "_way", lambda *_: way)
+    wanted = select(x, 30, tol=tol)
+    monkeypatch.setattr("sparevlm.selection.host._made", made)
+    with warnings.catch_warnings(action="error"):
+        found = select(x, 30, tol=tol)
+    assert torch.equal(found.order, wanted.order) and torch.equal(found.residual, wanted.residual)
 
 
 @needs_numba

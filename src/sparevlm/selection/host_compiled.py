@@ -48,11 +48,13 @@ class HostCompiled(HostRun):
 
     def _reach(self, b: int, stop: int, goal: float) -> int:
         """How many tokens, at least one, image b picks itself for a relative residual of `goal`."""
-        t = self._pick(b, stop, goal * _ABOUT * float(self._energy[0, b]))
-        while t < stop and self._going[b] and not (t and self._relative(t)[b] <= goal):
+        energy = self._energy[:, b]
+        whole = energy[0] if energy[0] > 0 else 1
+        t = self._pick(b, stop, goal * _ABOUT * float(energy[0]))
+        while t < stop and self._going[b] and not (t and self._reported(energy[t] / whole) <= goal):
             t = self._pick(b, t + 1)
         t = max(t, 1)
-        return t if self._relative(t)[b] <= goal or self._deep()[b] else stop
+        return t if self._reported(energy[t] / whole) <= goal or self._deep()[b] else stop
 
     def _pick(self, b: int, stop: int, enough: float = -1.0) -> int:
         """Pick until there are `stop`, or no more than `enough` energy is left: how many."""
