@@ -41,7 +41,7 @@ class HostRun:
         How many tokens of each image at most.
     way : "gram", "blocks", "columns", "exact" or "given"
         Where products come from: of all pairs at once, of tokens likely to be picked, of a token,
-        of a token in float64; or rows are such products [N, N] already.
+        of a token in float64 (`HostCompiled` alone); or rows are such products [N, N] already.
     bounds : Bounds
         What may still be compared.
     """
