@@ -125,8 +125,7 @@ def test_nothing_is_read_that_was_not_written(way, tol, monkeypatch) -> None:
 
 @needs_numba
 @pytest.mark.parametrize("way", ["gram", "blocks", "exact"])
-def test_products_are_brought_up_to_date_where_many_are_kept(way, monkeypatch) -> None:
-    """Of a long picture, lest each step read all steps before it."""
+def test_a_long_picture_of_which_many_are_kept(way, monkeypatch) -> None:
     x = gaussian(2500, 300, seed=3, dtype=torch.float64)
     monkeypatch.setattr(pivoting, "_way", lambda *_: way)
     found = select(x, 250)

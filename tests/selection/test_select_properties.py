@@ -9,6 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sparevlm.selection import reconstruction_error, select, svd_bound
+from sparevlm.selection.stages import trusted
 
 from .data import gaussian, low_rank, rotation, seeds, sizes, uneven, uniform
 from .reference import least_squares_error
@@ -28,6 +29,8 @@ def test_shorter_selections_are_its_beginnings(n: int, d: int, seed: int) -> Non
         shorter = select(x, j)
         assert torch.equal(shorter.order, longest.order[:j])
         assert torch.equal(shorter.residual[:j], longest.residual[:j])
+        if longest.residual[j] > n * trusted(x.dtype):
+            assert torch.equal(shorter.residual, longest.residual[: j + 1])
         rounding = 4 * n * torch.finfo(x.dtype).eps
         assert abs(float(shorter.residual[j] - longest.residual[j])) <= rounding
 

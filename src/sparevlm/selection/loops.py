@@ -97,6 +97,17 @@ def _subtract(value, new, scale):
     return total, largest
 
 
+@jit([x(int64, x[::1], x[::1], x[:, ::1], int64[:], x[:], int64) for x in _BOTH], FUSED)
+def _keep(token, new, value, factor, order, energy, t):
+    """Keep a token, whose products are new [N], as number t; the largest value that is left."""
+    _downdate(new, factor, token, t)
+    own = value[token]
+    value[token] = 0
+    energy[t + 1], best = _subtract(value, new, np.sqrt(own))
+    order[t] = token
+    return best
+
+
 @jit(
     [
         _WHERE(
@@ -146,11 +157,7 @@ def advance(held, places, value, factor, order, energy, t, stop, near, bar, enou
         places[token] = -1
         new = factor[t, :n]
         new[:] = held[place, :n]
-        _downdate(new, factor, token, t)
-        own = value[token]
-        value[token] = 0
-        energy[t + 1], best = _subtract(value, new, np.sqrt(own))
-        order[t] = token
+        best = _keep(token, new, value, factor, order, energy, t)
         t += 1
     return t, -1
 
@@ -176,10 +183,6 @@ def advance_exactly(rows, weights, value, factor, order, energy, t, stop, near, 
         token = _first(value, best * near)
         new = factor[t, :n]
         column(rows, weights, token, new)
-        _downdate(new, factor, token, t)
-        own = value[token]
-        value[token] = 0
-        energy[t + 1], best = _subtract(value, new, np.sqrt(own))
-        order[t] = token
+        best = _keep(token, new, value, factor, order, energy, t)
         t += 1
     return t
