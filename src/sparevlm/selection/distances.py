@@ -47,10 +47,9 @@ def _second(distances: Tensor) -> Tensor:
     return distances.topk(min(2, distances.shape[1]), dim=1, largest=False).values[:, -1]
 
 
-def cosine_distances_to(features: Tensor) -> Distances:
+def cosine_distances_to(features: Tensor) -> Cosine:
     """`cosine_distances` one column at a time: right where k is far below N."""
-    unit = unit_rows(features)
-    return lambda point: (unit @ unit.index_select(0, point)[0]).neg_().add_(1)
+    return Cosine(unit_rows(features))
 
 
 def euclidean_distances(features: Tensor) -> Tensor | Distances:
@@ -65,6 +64,17 @@ def euclidean_distances(features: Tensor) -> Tensor | Distances:
 def euclidean_distances_to(features: Tensor) -> Euclidean:
     """|x_i - x_j| of all rows to one: [N], float32 (float64 for float64)."""
     return Euclidean(checked_rows(features))
+
+
+class Cosine:
+    """1 - cosine of rows [N, D] of length 1 to one of them."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows = rows
+
+    def __call__(self, point: Tensor) -> Tensor:
+        """Of one token [1] to all: [N]."""
+        return (self.rows @ self.rows.index_select(0, point)[0]).neg_().add_(1)
 
 
 class Euclidean:

@@ -1,4 +1,4 @@
-"""Max-min selection on a CPU: all images of a batch in one loop."""
+"""Max-min selection on a CPU: all images of a batch in one loop, or one in a compiled loop."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from .distances import Cosine, Euclidean
 
 Floats = NDArray[np.floating]
 
@@ -44,6 +46,20 @@ def farthest(
             np.multiply(nearest, scale, out=value)
             value += gone
     return torch.from_numpy(np.ascontiguousarray(order.T))
+
+
+def traversed(
+    distances: Cosine | Euclidean, first: Tensor, weights: Tensor | None, k: int
+) -> Tensor:
+    """Picks [k] of `max_min` among the rows [N, D] of one image, by a loop that numba compiled."""
+    from .loops_max_min import traverse  # imports numba
+
+    order = np.empty(k, np.int64)
+    order[0] = first.double().numpy().argmax()
+    scale = np.empty(0) if weights is None else weights.double().numpy()
+    rows = distances.rows.contiguous().numpy()
+    traverse(rows, scale, isinstance(distances, Cosine), order)
+    return torch.from_numpy(order)
 
 
 def _columns(
