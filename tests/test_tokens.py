@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sparevlm.budgets import Residual, budget_tokens
-from sparevlm.tokens import Reduction, VisualTokens, check_reduction
+from sparevlm.tokens import Query, Reduction, VisualTokens, check_reduction, similarities
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,22 @@ def test_candidates():
     assert VisualTokens(features).candidate_indices().tolist() == [0, 1, 2, 3]
     some = torch.tensor([True, False, True, True])
     assert VisualTokens(features, candidates=some).candidate_indices().tolist() == [0, 2, 3]
-    assert len(VisualTokens(features)) == 4
+    assert VisualTokens(features, candidates=some).candidate_count() == 3
+    assert len(VisualTokens(features)) == VisualTokens(features).candidate_count() == 4
+
+
+def test_similarities_are_means_of_cosines():
+    """Of pictures that share their texts or do not; a patch of length 0 is like nothing."""
+    draw = torch.Generator().manual_seed(0)
+    rows = [torch.randn(n, 6, generator=draw).half() for n in (4, 9, 4)]
+    rows[1][3] = 0
+    texts = [torch.randn(m, 6, generator=draw) for m in (1, 5)]
+    queries = [Query(x, texts[i]) for x, i in zip(rows, (1, 0, 1), strict=True)]
+    for query, found in zip(queries, similarities(queries), strict=True):
+        patches, words = query.patches.double()[:, None], query.texts.double()
+        wanted = torch.nn.functional.cosine_similarity(patches, words, dim=-1).mean(1)
+        torch.testing.assert_close(found, wanted.float(), rtol=1e-5, atol=1e-6)
+        assert torch.equal(found, query.similarity())
 
 
 def test_a_kept_separator_is_noticed():

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from sparevlm.bars import loading_bars
+from sparevlm.selection.rows import rooms
 from sparevlm.tokens import Query
 
 # Vision towers that checkpoints name nowhere, by (hidden size, layers, patch size, image size).
@@ -28,18 +30,38 @@ _TOWERS = {
     },
 }
 _REMEMBERED = 64  # questions whose embeddings are kept
+_ROWS = 4096  # patches that are brought into the common space at once
+
+
+class Asked(NamedTuple):
+    """A picture and what is asked of it.
+
+    Attributes
+    ----------
+    features : Tensor [N, D]
+        As the language model gets them.
+    hidden : Tensor [N, C] or None
+        Encoder states of the same patches.
+    text : str or None
+        The question.
+    ids : Tensor [M], int64
+        Token ids of the question, for scorers that need no text.
+    """
+
+    features: Tensor
+    hidden: Tensor | None
+    text: str | None
+    ids: Tensor
 
 
 class Scorer(Protocol):
-    """Puts the patches of a picture and a question into one space."""
+    """Puts the patches of pictures and their questions into one space."""
 
     needs_hidden_states: bool
     needs_text: bool
 
-    def query(
-        self, features: Tensor, hidden: Tensor | None, text: str | None, ids: Tensor
-    ) -> Query | None:
-        """Compare features [N, D] (or encoder states [N, C]) with a question; None: no question."""
+    def queries(self, asked: Sequence[Asked]) -> list[Query | None]:
+        """Compare features (or encoder states) with questions; None: no question."""
 
 
 class TowerScorer(ABC):
@@ -106,15 +128,31 @@ class TowerScorer(ABC):
     def query(
         self, features: Tensor, hidden: Tensor | None, text: str | None, ids: Tensor
     ) -> Query | None:
+        """`queries` of one picture."""
+        return self.queries([Asked(features, hidden, text, ids)])[0]
+
+    def queries(self, asked: Sequence[Asked]) -> list[Query | None]:
         """See `Scorer`."""
-        if not text or hidden is None:
-            return None
-        with torch.no_grad():
-            patches = self.patches(hidden)
-        if len(patches) != len(features):
-            return None
-        texts = self.texts(text).to(features.device)
-        return Query(patches.to(features.device), texts, source="clip")
+        found: list[Query | None] = [None] * len(asked)
+        states = {i: one.hidden for i, one in enumerate(asked)
+                  if one.text and one.hidden is not None}  # fmt: skip
+        for i, patches in self._patches_each(states):
+            features, _, text, _ = asked[i]
+            if len(patches) == len(features):
+                assert text is not None
+                texts = self.texts(text).to(features.device)
+                found[i] = Query(patches.to(features.device), texts, source="clip")
+        return found
+
+    @torch.no_grad()
+    def _patches_each(self, states: dict[int, Tensor]) -> Iterator[tuple[int, Tensor]]:
+        """`patches` of several pictures, by their places: of as many at once as have room."""
+        places = list(states)
+        for room in rooms([len(states[i]) for i in places], _ROWS):
+            some = [places[j] for j in room]
+            hidden = [states[i] for i in some]
+            every = self.patches(hidden[0] if len(some) == 1 else torch.cat(hidden))
+            yield from zip(some, every.split([len(rows) for rows in hidden]), strict=True)
 
 
 class ClipScorer(TowerScorer):
@@ -191,15 +229,27 @@ class EmbeddingScorer:
     def __init__(self, embeddings: nn.Module) -> None:
         self.embeddings = embeddings
 
-    @torch.no_grad()
     def query(
         self, features: Tensor, hidden: Tensor | None, text: str | None, ids: Tensor
     ) -> Query | None:
-        """See `Scorer`; `ids` [M] are the token ids of the question."""
-        if not len(ids):
-            return None
-        words = self.embeddings(ids.to(features.device, non_blocking=True))
-        return Query(features.detach(), words.to(features.device), source="llm")
+        """`queries` of one picture; `ids` [M] are the token ids of the question."""
+        return self.queries([Asked(features, hidden, text, ids)])[0]
+
+    @torch.no_grad()
+    def queries(self, asked: Sequence[Asked]) -> list[Query | None]:
+        """See `Scorer`."""
+        known: dict[tuple[int, torch.device], Tensor] = {}
+        found: list[Query | None] = []
+        for features, _, _, ids in asked:
+            if not len(ids):
+                found.append(None)
+                continue
+            key = id(ids), features.device
+            if key not in known:
+                words = self.embeddings(ids.to(features.device, non_blocking=True))
+                known[key] = words.to(features.device)
+            found.append(Query(features.detach(), known[key], source="llm"))
+        return found
 
 
 def tower_name(model: Any) -> str | None:

@@ -13,7 +13,7 @@ from sparevlm.hf.guidance import Guidance, make_guidance
 from sparevlm.hf.loading import POCKET
 from sparevlm.methods import SPARE
 from sparevlm.pocket.model import make_tokenizer
-from sparevlm.relevance import ClipScorer, EmbeddingScorer, tower_name
+from sparevlm.relevance import Asked, ClipScorer, EmbeddingScorer, tower_name
 from sparevlm.tokens import Query
 from tests.hf.conftest import ONE, SHORT, TWO
 from tests.tiny import tiny_clip
@@ -164,6 +164,42 @@ def test_the_pocket_model_brings_its_clip():
 def test_similarity_is_the_mean_of_cosines():
     query = Query(torch.tensor([[2.0, 0.0], [1.0, 1.0]]), torch.tensor([[1.0, 0.0], [0.0, 3.0]]))
     torch.testing.assert_close(query.similarity(), torch.tensor([0.5, 2**-0.5]))
+
+
+def test_each_picture_of_a_call_is_compared_as_by_itself(scorer):
+    """They go through the projection together, a few at a time, whatever their sizes."""
+    draw = torch.Generator().manual_seed(0)
+    asked = [
+        Asked(torch.zeros(n, 4), torch.randn(n, 32, generator=draw), text, torch.zeros(0))
+        for n, text in (
+            (9, "red ?"),
+            (4000, "red ?"),
+            (5, ""),
+            (7, "is the star red ?"),
+            (200, "red ?"),
+        )
+    ]
+    asked.append(
+        Asked(torch.zeros(3, 4), torch.randn(4, 32, generator=draw), "red ?", asked[0].ids)
+    )
+    asked.append(Asked(torch.zeros(3, 4), None, "red ?", asked[0].ids))
+    found = scorer.queries(asked)
+    assert [query is None for query in found] == [False, False, True, False, False, True, True]
+    for one, query in zip(asked, found, strict=True):
+        if query is not None:
+            alone = scorer.query(*one)
+            torch.testing.assert_close(query.patches, alone.patches)
+            assert query.texts is alone.texts
+
+
+def test_a_question_is_read_once_a_prompt(tiny, scorer, monkeypatch):
+    """Of the many frames or pictures of a prompt, and of prompts that are alike."""
+    read, seen = Guidance.read, []
+    monkeypatch.setattr(Guidance, "read", lambda self, ids: seen.append(1) or read(self, ids))
+    with SPARE(9)(tiny.model, clip=scorer, tokenizer=tiny.processor) as handle:
+        tiny.model(**tiny.inputs(TWO, TWO))
+    assert len(handle.report) == 4 and len(seen) == 1
+    assert all(one.scores is not None for one in handle.report)
 
 
 def test_an_answer_is_no_question():

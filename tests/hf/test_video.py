@@ -311,9 +311,13 @@ def test_guidance_does_not_read_the_times_of_frames(family):
     given = {"relevance": "llm", "tokenizer": family.processor.tokenizer}
     inputs = family.inputs(ONE)
     with torch.no_grad(), SPARE(KEEP, strength=1.0).attach(family.model, **given) as handle:
-        query = handle._pruning.guidance.query
-        spy = lambda rows, hidden, ids: seen.append(ids) or query(rows, hidden, ids)  # noqa: E731
-        object.__setattr__(handle._pruning.guidance, "query", spy)
+        queries = handle._pruning.guidance.queries
+
+        def spy(pictures, prompts):
+            seen.extend(prompts.values())
+            return queries(pictures, prompts)
+
+        object.__setattr__(handle._pruning.guidance, "queries", spy)
         family.model(**inputs)
     assert all(frame.scores is not None for frame in handle.report)
     if facts(family).video == "pictures":

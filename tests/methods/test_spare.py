@@ -7,7 +7,7 @@ import torch
 
 from sparevlm.budgets import Residual
 from sparevlm.methods import SPARE, CDPruner
-from sparevlm.methods.spare import min_max
+from sparevlm.methods.picking import along_rows, min_max
 from sparevlm.selection import select
 from sparevlm.tokens import Query, VisualTokens
 
@@ -195,6 +195,14 @@ def test_bad_guidance():
 def test_min_max():
     assert min_max(torch.tensor([2.0, 4.0, 3.0])).tolist() == [0, 1, 0.5]
     assert min_max(torch.full((3,), 7.0)).tolist() == [0, 0, 0]
+    assert min_max(torch.tensor([[2.0, 4.0], [7.0, 7.0]])).tolist() == [[0, 1], [0, 0]]
+
+
+@pytest.mark.parametrize("lengths", [(5, 5), (5, 7), (5,), (), (5, None, 5), (None, 3)])
+def test_a_function_along_rows(lengths):
+    vectors = [None if n is None else torch.rand(n) for n in lengths]
+    for vector, found in zip(vectors, along_rows(min_max, vectors), strict=True):
+        assert (found is None) if vector is None else torch.equal(found, min_max(vector))
 
 
 def test_nan_is_refused(seen):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from torch import Tensor
 from sparevlm.families import Family
 from sparevlm.guide import Guide
 from sparevlm.relevance import (
+    Asked,
     EmbeddingScorer,
     Scorer,
     TowerScorer,
@@ -35,19 +37,38 @@ class Guidance:
     family: Family
     question: str | None
 
-    def query(self, features: Tensor, hidden: Tensor | None, ids: Tensor) -> Query | None:
-        """Compare one picture with the question of its prompt.
+    def queries(
+        self, pictures: Sequence[tuple[Tensor, Tensor | None, int]], prompts: Mapping[int, Tensor]
+    ) -> list[Query | None]:
+        """Compare pictures with the questions of their prompts.
 
-        features [N, D]; hidden [N, C] or None; ids [M]: the prompt without placeholders and
-        padding.
+        Parameters
+        ----------
+        pictures : sequence of (Tensor [N, D], Tensor [N, C] or None, int)
+            Features, encoder states, and the row of the prompt.
+        prompts : mapping of int to Tensor [M], int64
+            Of each row the prompt without placeholders and padding.
         """
+        known: dict[tuple[int, ...], tuple[str | None, Tensor]] = {}
+        asked = {}
+        for row, ids in prompts.items():
+            words = tuple(ids.tolist())
+            if words not in known:
+                known[words] = self._question(ids)
+            asked[row] = known[words]
+        return self.scorer.queries(
+            [Asked(features, hidden, *asked[row]) for features, hidden, row in pictures]
+        )
+
+    def _question(self, ids: Tensor) -> tuple[str | None, Tensor]:
+        """What a prompt asks, as text and as token ids."""
         text = self.question
         if text is None and self.tokenizer is not None:
             text = self.read(ids)
         if text is not None and self.tokenizer is not None and not self.scorer.needs_text:
             words = self.tokenizer(text, add_special_tokens=False)["input_ids"]
             ids = torch.tensor(words, dtype=torch.int64, device=ids.device)
-        return self.scorer.query(features, hidden, text, ids)
+        return text, ids
 
     def read(self, ids: Tensor) -> str:
         """The last thing that the user asks in a prompt [M], without the template's role marks."""

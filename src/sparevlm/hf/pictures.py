@@ -119,20 +119,19 @@ def locate(pruning: Pruning, encoded: Encoded, prompt: Prompt, *, tiles: bool) -
             f"{encoded.modality.noun}, and do not truncate what it returns"
         )
     mask = placeholders if count == wanted else new
-    places = mask.flatten().nonzero()[:, 0]
     pictures: list[Picture] = []
-    first = 0
-    for i, features in enumerate(encoded.features):
-        here = places[first : first + len(features)]
-        first += len(features)
-        row = int(here[0]) // length
-        if int(here[-1]) // length != row:
+    sizes = [len(features) for features in encoded.features]
+    places = mask.flatten().nonzero()[:, 0].split(sizes)
+    for i, (features, here) in enumerate(zip(encoded.features, places, strict=True)):
+        begin, end = here[0].item(), here[-1].item()
+        row = begin // length
+        if end // length != row:
             raise ValueError(
                 f"{unit} {i} has {len(features)} visual tokens, and the prompt it belongs to "
                 f"another number of placeholders: give every prompt the {unit}s it mentions"
             )
         columns = here - row * length
-        if int(columns[0]) < start:
+        if begin - row * length < start:
             continue  # in the cache already
         hidden = encoded.hidden[i] if encoded.hidden is not None else None
         tile = Picture(row, columns, features, encoded.tokens[i], hidden, encoded, i)
@@ -201,13 +200,16 @@ def reduce_pictures(
     todo = [i for i, seen in enumerate(tokens) if not _keeps_all(method, seen)]
     reductions: list[Reduction | None] = [None] * len(groups)
     with Timer(ids.device if not tokens else tokens[0].features.device) as timer:
-        for i in todo:
-            if guidance is None:
-                break
-            row = groups[i][0].row
-            prompt = ids[row][words[row]]
-            queries = [guidance.query(p.tokens.features, p.hidden, prompt) for p in groups[i]]
-            tokens[i] = replace(tokens[i], query=_joined(queries))
+        if guidance is not None:
+            asked = [picture for i in todo for picture in groups[i]]
+            rows = dict.fromkeys(picture.row for picture in asked)
+            queries = iter(guidance.queries(
+                [(p.tokens.features, p.hidden, p.row) for p in asked],
+                {row: ids[row][words[row]] for row in rows},
+            ))  # fmt: skip
+            for i in todo:
+                query = _joined([next(queries) for _ in groups[i]])
+                tokens[i] = replace(tokens[i], query=query)
         with torch.no_grad():
             together = _reduce(method, [tokens[i] for i in todo])
     for i, one in zip(todo, together, strict=True):
@@ -270,7 +272,7 @@ def spoken(types: Tensor, mask: Tensor | None, pictures: list[Picture]) -> Tenso
 
 def _keeps_all(method: PruningMethod, tokens: VisualTokens) -> bool:
     """Whether nothing is to be done; separators stay where the budget covers them too."""
-    keep, available = method.keep, len(tokens.candidate_indices())
+    keep, available = method.keep, tokens.candidate_count()
     if isinstance(keep, Residual) or method.budget(tokens) < available:
         return False
     return available == len(tokens) or (keep >= len(tokens) if is_integer(keep) else keep == 1)

@@ -133,7 +133,7 @@ class PruningMethod(ABC):
 
     def budget(self, tokens: VisualTokens) -> int:
         """How many tokens a count or fraction keeps of these; for a `Residual` its upper bound."""
-        available = len(tokens.candidate_indices())
+        available = tokens.candidate_count()
         if isinstance(self.keep, Residual):
             maximum = self.keep.maximum
             return available if maximum is None else min(maximum, available)

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from sparevlm.methods.picking import BatchedMethod
+from sparevlm.methods.picking import BatchedMethod, question_similarity
 from sparevlm.methods.settings import check_choice
 from sparevlm.selection import checked_rows, select_each
 from sparevlm.tokens import Query, Reduction, VisualTokens
@@ -58,7 +58,7 @@ class CDPruner(BatchedMethod):
 
     def pick_all(self, pictures: Sequence[VisualTokens], ks: Sequence[int]) -> list[Reduction]:
         """See `BatchedMethod.pick_all`."""
-        scores = [t.query.similarity() if t.query is not None else None for t in pictures]
+        scores = question_similarity(pictures)
         features = [checked_rows(tokens.features) for tokens in pictures]
         signed = [
             None if t.query is None or similar is None else self._sign(t.query) * similar

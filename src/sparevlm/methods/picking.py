@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sparevlm.methods.base import PruningMethod, defined_first
 from sparevlm.selection import checked_rows, in_rooms
-from sparevlm.tokens import Reduction, VisualTokens
+from sparevlm.tokens import Reduction, VisualTokens, similarities
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,9 @@ class PickingMethod(PruningMethod):
             if reduction.features is not None:
                 rows = reduction.features.to(tokens.features.dtype)
                 reduction = replace(reduction, features=rows)
-            reductions[i] = reduction.among(tokens.candidate_indices(), len(tokens))
+            if tokens.candidates is not None:
+                reduction = reduction.among(tokens.candidate_indices(), len(tokens))
+            reductions[i] = reduction
         return [reductions[i] for i in range(len(pictures))]
 
     @abstractmethod
@@ -94,7 +96,26 @@ def first_argmax(values: Tensor) -> Tensor:
 
 
 def min_max(values: Tensor) -> Tensor:
-    """Scale values [N] linearly to [0, 1]; all equal gives zeros."""
-    low, high = values.min(), values.max()
+    """Scale values [.., N] linearly to [0, 1]; all equal gives zeros."""
+    low, high = values.amin(-1, keepdim=True), values.amax(-1, keepdim=True)
     spread = high - low
     return ((values - low) / spread.clamp(min=1e-12)).clamp(0, 1)
+
+
+def along_rows(
+    function: Callable[[Tensor], Tensor], vectors: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """A function [.., N] -> [.., N] of vectors [N]: one call where they are equally long."""
+    given = [vector for vector in vectors if vector is not None]
+    if len(given) > 1 and len({(v.shape, v.dtype, v.device) for v in given}) == 1:
+        found = iter(function(torch.stack(given)))
+    else:
+        found = iter([function(vector) for vector in given])
+    return [None if vector is None else next(found) for vector in vectors]
+
+
+def question_similarity(pictures: Sequence[VisualTokens]) -> list[Tensor | None]:
+    """Similarity [N] of each picture's tokens with its question; None without one."""
+    queries = [tokens.query for tokens in pictures]
+    found = iter(similarities([query for query in queries if query is not None]))
+    return [None if query is None else next(found) for query in queries]

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from torch import Tensor
-
-from sparevlm.methods.picking import BatchedMethod, min_max
+from sparevlm.methods.picking import BatchedMethod, along_rows, min_max, question_similarity
 from sparevlm.methods.settings import check_number
 from sparevlm.selection import select_each
 from sparevlm.tokens import Reduction, VisualTokens
@@ -48,10 +46,9 @@ class ResPrune(BatchedMethod):
 
     def pick_all(self, pictures: Sequence[VisualTokens], ks: Sequence[int]) -> list[Reduction]:
         """See `BatchedMethod.pick_all`."""
-        scores = [t.query.similarity() if t.query is not None else None for t in pictures]
-        weights: list[Tensor | None] = [
-            None if similar is None else min_max(similar) ** (self.alpha / 2) for similar in scores
-        ]  # of lengths, whose squares are energies
+        scores = question_similarity(pictures)
+        # Of lengths, whose squares are energies.
+        weights = along_rows(lambda s: min_max(s) ** (self.alpha / 2), scores)
         selections = select_each([tokens.features for tokens in pictures], ks, weights)
         return [
             Reduction.picked(one.order, scores=similar, residual=one.residual, weights=w)

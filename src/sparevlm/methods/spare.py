@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sparevlm.budgets import Residual
-from sparevlm.methods.picking import BatchedMethod, min_max
+from sparevlm.methods.picking import BatchedMethod, along_rows, min_max, question_similarity
 from sparevlm.methods.settings import check_choice, check_flag, check_number
 from sparevlm.selection import checked_rows, select, select_each
 from sparevlm.tokens import Reduction, VisualTokens
@@ -101,18 +101,16 @@ class SPARE(BatchedMethod):
         if isinstance(budget, Residual):
             pairs = zip(pictures, ks, strict=True)
             return [self._by_error(tokens, k, budget) for tokens, k in pairs]
-        compared = [self._compared(tokens) for tokens in pictures]
-        selections = select_each(
-            [tokens.features for tokens in pictures], ks, [weights for _, weights in compared]
-        )
+        scores, weights = self._compared(pictures)
+        selections = select_each([tokens.features for tokens in pictures], ks, weights)
         return [
-            Reduction.picked(one.order, scores=similarity, residual=one.residual, weights=weights)
-            for one, (similarity, weights) in zip(selections, compared, strict=True)
+            Reduction.picked(one.order, scores=similar, residual=one.residual, weights=w)
+            for one, similar, w in zip(selections, scores, weights, strict=True)
         ]
 
     def _by_error(self, tokens: VisualTokens, most: int, budget: Residual) -> Reduction:
         """As few tokens as the budget's error allows, within its bounds."""
-        similarity, weights = self._compared(tokens)
+        (similarity,), (weights,) = self._compared([tokens])
         selection = select(tokens.features, most, weights=weights, tol=budget.error)
         if int(selection.count) < min(budget.minimum, len(tokens)):
             selection = select(tokens.features, budget.minimum, weights=weights)
@@ -120,20 +118,24 @@ class SPARE(BatchedMethod):
             selection.order, scores=similarity, residual=selection.residual, weights=weights
         )
 
-    def _compared(self, tokens: VisualTokens) -> tuple[Tensor | None, Tensor | None]:
-        """Similarity with the question and weights [N]; None without one."""
-        similarity = weights = None
-        if self.requires and tokens.query is not None:
-            similarity = tokens.query.similarity()
-            weights = self._guided(min_max(similarity))
+    def _compared(
+        self, pictures: Sequence[VisualTokens]
+    ) -> tuple[list[Tensor | None], list[Tensor | None]]:
+        """Similarity with the question and weights [N] of each picture; None without one."""
+        scores: list[Tensor | None] = [None] * len(pictures)
+        if self.requires:
+            scores = question_similarity(pictures)
+        weights = along_rows(self._guided, scores)
         exponent = 1.0 if self.normalize else self.exponent
         if exponent > 0 or self.winsorize is not None:
-            scale = _by_length(tokens.features, exponent, self.winsorize)
-            weights = scale if weights is None else scale * weights
-        return similarity, weights
+            scales = [_by_length(t.features, exponent, self.winsorize) for t in pictures]
+            pairs = zip(scales, weights, strict=True)
+            weights = [scale if w is None else scale * w for scale, w in pairs]
+        return scores, weights
 
-    def _guided(self, similar: Tensor) -> Tensor:
-        """Weights [N] of similarity [N] in [0, 1]."""
+    def _guided(self, similarity: Tensor) -> Tensor:
+        """Weights [.., N] of similarity [.., N]."""
+        similar = min_max(similarity)
         against = similar if self.guidance == "anti" else 1 - similar
         if self.form == "product":
             return 1 - self.strength * against

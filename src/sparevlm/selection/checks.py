@@ -2,6 +2,7 @@
 
 import math
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -135,9 +136,7 @@ def scaled_rows(image: Tensor, dtype: torch.dtype, name: str = "row") -> tuple[T
     ValueError
         If an entry is NaN or infinite.
     """
-    rows = image.detach().to(dtype).contiguous()
-    if rows.data_ptr() % _ALIGNMENT:
-        rows = rows.clone()
+    rows = _laid_out(image, dtype)
     norms = torch.linalg.vector_norm(rows, dim=1)
     largest, smallest = torch.stack((norms.max(), norms.min())).tolist()
     if not 1 / _SAFE <= largest <= _SAFE:  # NaN, infinite, zero, or far from 1
@@ -159,6 +158,30 @@ def scaled_rows(image: Tensor, dtype: torch.dtype, name: str = "row") -> tuple[T
     return rows, norms
 
 
+def scaled_rows_each(
+    images: Sequence[Tensor], dtype: torch.dtype, names: Sequence[str]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """`scaled_rows` of several images: rows, and norms. The host looks once where all is usual."""
+    rows = [_laid_out(image, dtype) for image in images]
+    norms = [torch.linalg.vector_norm(x, dim=1) for x in rows]
+    for i, (largest, smallest) in enumerate(_extremes(norms)):
+        if not 1 / _SAFE <= largest <= _SAFE or smallest < _TINY * largest:
+            rows[i], norms[i] = scaled_rows(images[i], dtype, names[i])
+    return rows, norms
+
+
+def _laid_out(image: Tensor, dtype: torch.dtype) -> Tensor:
+    rows = image.detach().to(dtype).contiguous()
+    return rows.clone() if rows.data_ptr() % _ALIGNMENT else rows
+
+
+def _extremes(values: Sequence[Tensor]) -> list[tuple[float, float]]:
+    """The largest and the least of each, read at once."""
+    most, least = [v.max() for v in values], [v.min() for v in values]
+    found = torch.stack(most + least).tolist()
+    return list(zip(found[: len(most)], found[len(most) :], strict=True))
+
+
 def scaled_weights(weights: Tensor, norms: Tensor) -> Tensor:
     """Weights of one image in float64, scaled so that the largest weighted norm is near 1.
 
@@ -176,6 +199,19 @@ def scaled_weights(weights: Tensor, norms: Tensor) -> Tensor:
     for size in (torch.ones_like(w), norms.double()):  # first so that the product cannot underflow
         w = _normalised(w, float((w * size).max()))
     return w
+
+
+def scaled_weights_each(
+    weights: Sequence[Tensor], norms: Sequence[Tensor]
+) -> tuple[list[Tensor], list[Tensor], list[float]]:
+    """`scaled_weights` of several images, norms times them in float64, and the largest of each."""
+    scales, sizes = list(weights), [w * norm for w, norm in zip(weights, norms, strict=True)]
+    heaviest = [most for most, _ in _extremes(scales)]
+    for i, (largest, smallest) in enumerate(_extremes(sizes)):
+        if not (1 / _SAFE <= largest <= _SAFE and smallest > 0 and heaviest[i] <= _SAFE):
+            scales[i] = scaled_weights(weights[i], norms[i])
+            sizes[i], heaviest[i] = norms[i].double() * scales[i], float(scales[i].max())
+    return scales, sizes, heaviest
 
 
 def _normalised(values: Tensor, peak: float) -> Tensor:

@@ -16,8 +16,8 @@ from .checks import (
     check_k,
     check_tol,
     check_weights,
-    scaled_rows,
-    scaled_weights,
+    scaled_rows_each,
+    scaled_weights_each,
     working_dtype,
 )
 from .compiled import compiled
@@ -238,8 +238,11 @@ def _ragged(
             run.advance(max(wanted), 0.0)
             run.settle()
             orders, residuals = run.order(max(wanted)), run.residual(max(wanted))
-            for i, k, order, residual in zip(some, wanted, orders, residuals, strict=True):
-                found[i] = as_selection(order[:k].clone(), residual[: k + 1].clone(), 0.0)
+            counts = torch.tensor(wanted)
+            for i, k, order, residual, count in zip(
+                some, wanted, orders, residuals, counts, strict=True
+            ):
+                found[i] = Selection(order[:k].clone(), residual[: k + 1].clone(), count)
     return [found[i] for i in places]
 
 
@@ -407,19 +410,18 @@ def _prepared(
 ) -> tuple[list[Tensor], list[Tensor | None], list[Tensor]]:  # fmt: skip
     """Rows [N, D] of every image, what they are multiplied by, and their weighted norms [N]."""
     dtype = working_dtype(images[0])
-    rows: list[Tensor] = []
-    scales: list[Tensor | None] = []
-    norms: list[Tensor] = []
-    for b, name in enumerate(names):
-        x, norm = scaled_rows(images[b], dtype, name)
-        w = None if weights is None else weights[b]
-        if w is not None:
-            w = scaled_weights(w, norm)
-            norm = norm.double() * w  # the tiniest would vanish in fp32
-            if float(w.max()) > _MAX_WEIGHT:
-                x, w = x.double().mul(w[:, None]), None
-            x = x.to(dtype)
-        rows.append(x)
-        scales.append(w if w is None else w.to(dtype))
-        norms.append(norm)
+    rows, norms = scaled_rows_each([images[b] for b in range(len(names))], dtype, names)
+    scales: list[Tensor | None] = [None] * len(rows)
+    given = {
+        b: w for b in range(len(rows)) if weights is not None and (w := weights[b]) is not None
+    }
+    if given:
+        # In float64, since the tiniest would vanish in fp32.
+        found = scaled_weights_each(list(given.values()), [norms[b] for b in given])
+        for b, w, size, heaviest in zip(given, *found, strict=True):
+            norms[b] = size
+            if heaviest > _MAX_WEIGHT:
+                rows[b] = rows[b].double().mul(w[:, None]).to(dtype)
+            else:
+                scales[b] = w.to(dtype)
     return rows, scales, norms

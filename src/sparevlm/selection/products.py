@@ -15,7 +15,7 @@ from .rows import checked_rows, even_blocks, unit_rows
 
 SMALL_BYTES = 2**20  # features of which a pass costs a CPU less than choosing a block does
 _GRAM_BYTES = 256 * 2**20  # of one image on a GPU
-_PANEL = 144  # rows; products of narrower blocks cost a CPU more than their halves save
+_PANEL = 192  # rows; products of narrower blocks cost a CPU more than their halves save
 
 Way = Literal["gram", "blocks", "columns", "exact", "given"]
 
