@@ -97,6 +97,11 @@ class Capture:
             hook.remove()
         self._hooks = []
 
+    @property
+    def last(self) -> int:
+        """The last layer, counted from 0, that attention or keys are read off; -1: none."""
+        return max([*self._rows_wanted(), -1 if self._keys is None else self._keys], default=-1)
+
     def _rows_wanted(self) -> set[int]:
         return set(self._rows) if self._attention_of else set()
 

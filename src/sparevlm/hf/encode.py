@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,7 +19,11 @@ from sparevlm.hf.frames import THINNING, deeper, frames_of, grids_of, thinned, v
 from sparevlm.hf.layout import Layout, is_packed, layout_of, tile_numbers
 from sparevlm.hf.media import IMAGE, Modality
 from sparevlm.hf.pruning import Pruning
+from sparevlm.hf.unread import passed_over, unread_layers
 from sparevlm.tokens import VisualTokens
+
+if TYPE_CHECKING:
+    from sparevlm.methods.base import PruningMethod
 
 
 @dataclass(eq=False)
@@ -109,11 +113,13 @@ def encode(
         )
     encoder, arguments, used = _encoder(model, modality, kwargs)
     _bring(pruning, arguments, modality)
-    layer = _feature_layer(model, kwargs)
+    layer = _feature_layers(model, kwargs)[-1]
     stated = hidden or "projector" in needs
     wanted = stock.ENCODER_STATES if stated else {}
-    capture = Capture(model, family, needs, method.attention_of, method.keys_of, layer)
-    with capture, _weights_here(model.base_model), _said_plainly(family, modality):
+    capture = capture_for(method, model, family, kwargs)
+    unread = unread_of(model, family, kwargs, capture)
+    here, plainly = _weights_here(model.base_model), _said_plainly(family, modality)
+    with capture, here, plainly, passed_over(unread):
         output = encoder(**arguments, **wanted, return_dict=True)
     entries = _entries(family, modality, output, arguments, runs)
     if modality is not IMAGE and THINNING in kwargs:
@@ -148,6 +154,22 @@ def encode(
         tiles=entries.tiles,
         tile_of=tile_of,
     )
+
+
+def capture_for(
+    method: PruningMethod, model: Any, family: Family, kwargs: dict[str, Any]
+) -> Capture:
+    """What reads off the encoder what a method asks for besides features."""
+    layer = _feature_layers(model, kwargs)[-1]
+    return Capture(model, family, method.requires, method.attention_of, method.keys_of, layer)
+
+
+def unread_of(
+    model: Any, family: Family, kwargs: dict[str, Any], capture: Capture
+) -> list[torch.nn.Module]:
+    """Layers of the encoder that a pruned call passes over."""
+    tower = getattr(model.base_model, family.tower)
+    return unread_layers(model, tower, _feature_layers(model, kwargs), capture.last)
 
 
 @dataclass(frozen=True, eq=False)
@@ -303,11 +325,11 @@ def _candidates(features: list[Tensor]) -> list[Tensor | None]:
     return list((~ends.cpu()).split([len(rows) for rows in features]))
 
 
-def _feature_layer(model: Any, kwargs: dict[str, Any]) -> int:
-    """Index of the hidden state that the projector reads; the last of several."""
-    layer: Any = kwargs.get("vision_feature_layer")
-    layer = getattr(model.config, "vision_feature_layer", -1) if layer is None else layer
-    return layer if isinstance(layer, int) else int(list(layer)[-1])
+def _feature_layers(model: Any, kwargs: dict[str, Any]) -> list[int]:
+    """Indices of the hidden states that the projector reads."""
+    layers: Any = kwargs.get("vision_feature_layer")
+    layers = getattr(model.config, "vision_feature_layer", -1) if layers is None else layers
+    return [layers] if isinstance(layers, int) else [int(layer) for layer in layers]
 
 
 def _patch_states(

@@ -37,6 +37,8 @@ OLDEST, NEWEST = "5.18.0", "5.24.0"  # the tested range; constraints.txt install
 _CACHES = ("cache", "past_key_values")
 _FEATURES = "mm_encoder_outputs"  # from 5.18 on
 _ATTENTION = ("q_proj", "k_proj", "head_dim", "scaling")
+_READ = "vision_feature_layer"  # an argument and a setting
+_VISION_LAYERS = ("CLIPEncoderLayer", "SiglipEncoderLayer")
 _VISION_ATTENTION = ("q_proj", "k_proj", "num_heads", "scale")
 _warned: set[str] = set()
 
@@ -348,6 +350,21 @@ def vision_attentions(tower: torch.nn.Module) -> list[Any]:
         if all(hasattr(part, name) for name in _VISION_ATTENTION)
         and isinstance(getattr(part, "q_norm", None), torch.nn.Identity | None)
     ]
+
+
+def vision_layers(tower: Any) -> list[torch.nn.Module]:
+    """Layers of a CLIP or SigLIP encoder, each of which gives one tensor; of others none."""
+    # "vision_model": transformers < 5.20
+    encoder = getattr(getattr(tower, "vision_model", tower), "encoder", None)
+    layers = list(getattr(encoder, "layers", ()))
+    known = all(type(layer).__name__ in _VISION_LAYERS for layer in layers)
+    return layers if known else []
+
+
+def reads_a_layer(model: Any) -> bool:
+    """Whether a model's function for pictures reads hidden states of its encoder by index."""
+    encoder = encoder_of(model.base_model, "image")
+    return _READ in parameters_of(encoder) and hasattr(model.config, _READ)
 
 
 def projection(attention: Any, of: str) -> Any:

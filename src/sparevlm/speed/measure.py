@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,8 +15,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from sparevlm.hf import stock
+from sparevlm.hf.encode import capture_for, unread_of
 from sparevlm.hf.media import placeholder_ids
 from sparevlm.hf.supported import find_family
+from sparevlm.hf.unread import passed_over
 from sparevlm.methods import UniformGrid
 from sparevlm.methods.base import PruningMethod
 from sparevlm.methods.in_decoder import DecoderMethod
@@ -57,10 +59,10 @@ class Measured:
         Visual tokens a row, given by the encoder and to the language model (on average over its
         layers).
     milliseconds : dict of Spread
-        encoder; selection (all that pruning adds to the encoder; for methods inside the language
-        model what choosing takes, which is a part of prefill too); prefill (the language model on
-        the prompt, features given); first_token (pixels to the first
-        new token, nothing left out); decode (a further token).
+        encoder (in pruned calls without the layers that no one reads); selection (all that pruning
+        adds to the encoder; for methods inside the language model what choosing takes, which is a
+        part of prefill too); prefill (the language model on the prompt, features given);
+        first_token (pixels to the first new token, nothing left out); decode (a further token).
     speedup : Spread
         Time to the first token of all tokens over this one's, run by run.
     ideal : float
@@ -164,7 +166,6 @@ def _summaries(
 ) -> Iterator[Measured]:
     spreads = [{stage: Spread.of(values) for stage, values in s.items()} for s in samples]
     full = spreads[0]
-    encoder = full["encoder"].median
     for way, fact, sample, spread in zip(ways, facts, samples, spreads, strict=True):
         pairs = zip(samples[0]["first_token"], sample["first_token"], strict=True)
         yield Measured(
@@ -174,9 +175,13 @@ def _summaries(
             words=words,
             milliseconds=spread,
             speedup=Spread.of([whole / part for whole, part in pairs]),
-            ideal=(encoder + full["prefill"].median) / (encoder + spread["prefill"].median),
+            ideal=_median(full) / _median(spread),
             **fact,
         )
+
+
+def _median(spread: dict[str, Spread]) -> float:
+    return spread["encoder"].median + spread["prefill"].median
 
 
 @torch.no_grad()
@@ -185,7 +190,8 @@ def _run(
 ) -> dict[str, float]:
     """Milliseconds of one call, and of its parts run by themselves."""
     model = subject.model
-    encoder = _timed(model, lambda: _encode(model, inputs))
+    with _passing_over(model, way, inputs):
+        encoder = _timed(model, lambda: _encode(model, inputs))
     pruned: list[dict[str, Any]] = []
     before = None if way is None or way.inside else way
     prune = _timed(model, lambda: pruned.append(_shorter(subject, before, inputs)))
@@ -249,6 +255,14 @@ def _pruning(subject: Subject, way: PruningMethod | None) -> Iterator[Any]:
     finally:
         if handle is not None:
             handle.detach()
+
+
+def _passing_over(model: Any, way: PruningMethod | None, inputs: dict[str, Any]) -> Any:
+    """In it the encoder runs as in a call that is pruned so: without layers that no one reads."""
+    if way is None:
+        return nullcontext()
+    family = find_family(model)
+    return passed_over(unread_of(model, family, inputs, capture_for(way, model, family, inputs)))
 
 
 def _encode(model: Any, inputs: dict[str, Tensor]) -> Any:
