@@ -131,6 +131,7 @@ class TowerScorer(ABC):
         """`queries` of one picture."""
         return self.queries([Asked(features, hidden, text, ids)])[0]
 
+    @torch.no_grad()
     def queries(self, asked: Sequence[Asked]) -> list[Query | None]:
         """See `Scorer`."""
         found: list[Query | None] = [None] * len(asked)
@@ -144,7 +145,6 @@ class TowerScorer(ABC):
                 found[i] = Query(patches.to(features.device), texts, source="clip")
         return found
 
-    @torch.no_grad()
     def _patches_each(self, states: dict[int, Tensor]) -> Iterator[tuple[int, Tensor]]:
         """`patches` of several pictures, by their places: of as many at once as have room."""
         places = list(states)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -86,12 +87,17 @@ def question_of(tokenizer: Any, ids: Iterable[int], templates: tuple[str, ...]) 
     for template in templates:
         turns = [
             turn["text"]
-            for turn in re.finditer(template, text, flags=re.DOTALL)
+            for turn in _pattern(template).finditer(text)
             if not _TOOL.match(turn["text"])  # what a tool said comes in a user's turn
         ]
         if turns:
             return next((said for turn in reversed(turns) if (said := _plain(turn))), "")
     return _plain(text)
+
+
+@cache
+def _pattern(template: str) -> re.Pattern[str]:
+    return re.compile(template, re.DOTALL)
 
 
 def _plain(text: str) -> str:

@@ -97,7 +97,7 @@ class VisualTokens:
     first_layer: FirstLayer | None = None
 
     def __len__(self) -> int:
-        return len(self.features)
+        return self.features.shape[0]
 
     def candidate_features(self) -> Tensor:
         """Rows [n, D] of the tokens that may be kept."""
