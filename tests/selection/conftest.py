@@ -19,7 +19,7 @@ DEVICE = {"device, gram": True, "device, columns": False}
 def compile_loops(patch: pytest.MonkeyPatch, wanted: bool) -> None:
     if wanted and not compiled():
         pytest.skip("no numba")
-    for name in ("coverage", "greedy_css", "max_min", "pivoting"):
+    for name in ("coverage", "greedy_css", "max_min", "pivoting", "spread"):
         patch.setattr(import_module(f"sparevlm.selection.{name}"), "compiled", lambda: wanted)
 
 

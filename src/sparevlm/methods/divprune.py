@@ -6,11 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
 from sparevlm.methods.picking import BatchedMethod, by_rooms
-from sparevlm.selection import Distances, cosine_distances, max_min_each, nearest_others
+from sparevlm.selection import spread_each
 from sparevlm.tokens import Reduction, VisualTokens
 
 
@@ -34,15 +31,5 @@ class DivPrune(BatchedMethod):
         return by_rooms(self._picked, pictures, ks)
 
     def _picked(self, pictures: list[VisualTokens], ks: list[int]) -> list[Reduction]:
-        features = [tokens.features for tokens in pictures]
-        distances = [cosine_distances(rows) for rows in features]
-        firsts = [_first(rows, d) for rows, d in zip(features, distances, strict=True)]
-        return [Reduction.picked(order) for order in max_min_each(distances, ks, firsts)]
-
-
-def _first(features: Tensor, distances: Tensor | Distances) -> Tensor:
-    """1 for tokens whose nearest other one is farthest, else 0: [N]."""
-    nearest = nearest_others(features, distances)
-    # Two tokens that are each other's nearest tie, but for the rounding of d_ij and d_ji.
-    near = nearest.max() - 4 * torch.finfo(nearest.dtype).eps
-    return (nearest >= near).to(nearest.dtype)
+        orders = spread_each([tokens.features for tokens in pictures], ks)
+        return [Reduction.picked(order) for order in orders]

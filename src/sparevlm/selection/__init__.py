@@ -18,6 +18,7 @@ from .products import cosine_pairs
 from .reconstruction import reconstruction_curve, reconstruction_error, svd_bound
 from .result import Selection
 from .rows import blocks, checked_rows, in_rooms, unit_rows
+from .spread import spread_each
 from .strong_rrqr import strong_rrqr
 from .suppression import suppress
 from .volume import volume_sample
@@ -51,6 +52,7 @@ __all__ = [
     "run_greedy",
     "select",
     "select_each",
+    "spread_each",
     "strong_rrqr",
     "suppress",
     "svd_bound",

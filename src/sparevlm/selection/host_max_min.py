@@ -54,11 +54,13 @@ def traversed(
     """Picks [k] of `max_min` among the rows [N, D] of one image, by a loop that numba compiled."""
     from .loops_max_min import traverse  # imports numba
 
+    rows = distances.rows.contiguous()
+    lengths = rows.new_ones(len(rows) if isinstance(distances, Cosine) else 0)
+    held, none = rows.new_empty(0, len(rows)), np.full(len(rows), -1)
+    scale = np.empty(0) if weights is None else weights.double().numpy()
     order = np.empty(k, np.int64)
     order[0] = first.double().numpy().argmax()
-    scale = np.empty(0) if weights is None else weights.double().numpy()
-    rows = distances.rows.contiguous().numpy()
-    traverse(rows, scale, isinstance(distances, Cosine), order)
+    traverse(rows.numpy(), lengths.numpy(), held.numpy(), none, np.arange(len(rows)), scale, order)
     return torch.from_numpy(order)
 
 

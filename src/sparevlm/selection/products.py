@@ -11,11 +11,12 @@ from torch import Tensor
 
 from sparevlm.kernels import usable
 
-from .rows import checked_rows, even_blocks, unit_rows
+from .checks import check_features, working_dtype
+from .rows import even_blocks, unit_rows
 
 SMALL_BYTES = 2**20  # features of which a pass costs a CPU less than choosing a block does
 _GRAM_BYTES = 256 * 2**20  # of one image on a GPU
-_PANEL = 192  # rows; products of narrower blocks cost a CPU more than their halves save
+PANEL = 192  # rows; products of narrower blocks cost a CPU more than their halves save
 
 Way = Literal["gram", "blocks", "columns", "exact", "given"]
 
@@ -27,10 +28,10 @@ def pairs(rows: Tensor, out: Tensor | None = None) -> Tensor:
     wherever they lie.
     """
     n = len(rows)
-    if rows.device.type != "cpu" or n < 2 * _PANEL:
+    if rows.device.type != "cpu" or n < 2 * PANEL:
         return torch.mm(rows, rows.T, out=out)
     out = rows.new_empty(n, n) if out is None else out
-    parts = even_blocks(n, _PANEL)
+    parts = even_blocks(n, PANEL)
     for i, top in enumerate(parts):
         for left in parts[i:]:
             block = out[top, left]
@@ -49,13 +50,23 @@ def cosine_pairs(features: Tensor) -> Tensor:
         If features are no floating-point tensor of rows, or hold NaN or infinity.
     """
     if features.device.type == "cpu" and not usable(features):
-        rows = checked_rows(features)
-        norms = torch.linalg.vector_norm(rows, dim=1)
-        if bool(((norms > 1e-9) & (norms < 1e9)).all()):
+        rows, norms = rows_and_lengths(features)
+        if norms is not None:
             # A pass over the pairs is cheaper than one over the features. Of two tokens that cover
             # each other alike, rounding of the diagonal would decide.
             return pairs(rows).div_(torch.outer(norms, norms)).fill_diagonal_(1)
+        return pairs(rows)
     return pairs(unit_rows(features))
+
+
+def rows_and_lengths(features: Tensor) -> tuple[Tensor, Tensor | None]:
+    """`checked_rows` and their lengths [N]; `unit_rows` and None where lengths are extreme."""
+    check_features(features)
+    rows = features.detach().to(working_dtype(features))
+    lengths = torch.linalg.vector_norm(rows, dim=1)
+    if bool(((lengths > 1e-9) & (lengths < 1e9)).all()):  # of no NaN
+        return rows, lengths
+    return unit_rows(features), None
 
 
 def host_way(n: int, d: int, k: int, dtype: torch.dtype, *, compiled: bool) -> Way:
@@ -68,7 +79,7 @@ def host_way(n: int, d: int, k: int, dtype: torch.dtype, *, compiled: bool) -> W
     the larger the share that is kept.
     """
     size = n * d * torch.finfo(dtype).bits // 8
-    at_once = 2 * n * n * d / 150e9 * (0.75 if n >= 2 * _PANEL else 1)
+    at_once = 2 * n * n * d / 150e9 * (0.75 if n >= 2 * PANEL else 1)
     small = size <= SMALL_BYTES and not compiled
     one = (10e-6 + size / 20e9) if small else (2 * n * d / 63e9 + 5e-6) * 4 / 3
     if compiled and k * n * d / 11e9 <= (1 + 5 * k / n) * min(at_once, k * one):
