@@ -47,6 +47,14 @@ def _second(distances: Tensor) -> Tensor:
     return distances.topk(min(2, distances.shape[1]), dim=1, largest=False).values[:, -1]
 
 
+def slack(dtype: torch.dtype) -> float:
+    """How far distances that are ties may lie apart.
+
+    Two tokens that are each other's nearest tie, but for the rounding of d_ij and d_ji.
+    """
+    return 4 * float(torch.finfo(dtype).eps)
+
+
 def cosine_distances_to(features: Tensor) -> Cosine:
     """`cosine_distances` one column at a time: right where k is far below N."""
     return Cosine(unit_rows(features))

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .distances import slack
 from .products import PANEL, pairs, rows_and_lengths
-from .spread import slack
 
 _STRIDE = 4  # tokens beside each other are alike, so that these stand for all
 _WAVE = 64  # tokens that are compared with all at a time; fewer are left each time

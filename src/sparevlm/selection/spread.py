@@ -11,7 +11,7 @@ from sparevlm.kernels import usable
 
 from .checks import check_features, check_k
 from .compiled import compiled
-from .distances import Distances, cosine_distances, nearest_others
+from .distances import Distances, cosine_distances, nearest_others, slack
 from .max_min import max_min_each
 from .rows import LARGE
 
@@ -71,11 +71,3 @@ def _first(features: Tensor, distances: Tensor | Distances) -> Tensor:
     """1 for tokens whose nearest other one is farthest, else 0: [N]."""
     nearest = nearest_others(features, distances)
     return (nearest >= nearest.max() - slack(nearest.dtype)).to(nearest.dtype)
-
-
-def slack(dtype: torch.dtype) -> float:
-    """How far distances that are ties may lie apart.
-
-    Two tokens that are each other's nearest tie, but for the rounding of d_ij and d_ji.
-    """
-    return 4 * float(torch.finfo(dtype).eps)
