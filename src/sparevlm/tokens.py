@@ -48,13 +48,16 @@ def similarities(queries: Sequence[Query]) -> list[Tensor]:
 
     The mean of cosines with texts is the product with the mean of the texts at length 1.
     """
-    directions: dict[int, Tensor] = {}
-    for query in queries:
-        if id(query.texts) not in directions:
-            texts = query.texts.float()
-            lengths = torch.linalg.vector_norm(texts, dim=-1, keepdim=True)
-            directions[id(query.texts)] = (texts / lengths.clamp(min=_NO_LENGTH)).mean(0)
+    directions = {
+        id(texts): _directions(texts.float()).mean(0)
+        for texts in {id(query.texts): query.texts for query in queries}.values()
+    }
     return [query._along(directions[id(query.texts)]) for query in queries]
+
+
+def _directions(rows: Tensor) -> Tensor:
+    lengths = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    return rows / lengths.clamp(min=_NO_LENGTH)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sparevlm.selection import compiled as module
-from sparevlm.selection import pivoting, select
+from sparevlm.selection import pivoting, select, select_each
 
 from .data import gaussian
 
@@ -102,6 +102,57 @@ def test_small_pictures_are_worked_on_in_float64() -> None:
         assert torch.allclose(found.residual.double(), wanted.residual[: k + 1], rtol=1e-5)
 
 
+def odd(which: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """A picture that needs more than a loop, and its weights."""
+    x, w = gaussian(60, 24, seed=5, dtype=torch.float32), torch.linspace(0.5, 1, 60)
+    if which == "low rank":
+        x = x[:, :3] @ x[:3]
+    elif which == "zero row":
+        x[7] = 0
+    elif which == "zero weight":
+        w[7] = 0
+    elif which == "tiny row":
+        x[7] *= 2.0**-40
+    elif which == "far from 1":
+        x *= 2.0**50
+    return x, w
+
+
+ODD = ["low rank", "zero row", "zero weight", "tiny row", "far from 1"]
+
+
+@needs_numba
+@pytest.mark.parametrize("which", [*ODD, "usual", "no weights", "bf16", "fp64", "strided"])
+def test_a_usual_picture_takes_the_short_road_to_the_same(which, monkeypatch) -> None:
+    x, w = odd(which)
+    if which == "no weights":
+        w = None
+    elif which in ("bf16", "fp64"):
+        x = x.to(torch.bfloat16 if which == "bf16" else torch.float64)
+    elif which == "strided":
+        x, w = torch.stack([x, x], 2)[..., 0], torch.stack([w, w], 1)[:, 0]
+    assert pivoting._way(x[None], 12) == "exact"
+    (found,) = select_each([x], [12], [w])
+    assert (pivoting._usual(x, w, 12) is None) == (which in ODD)
+    monkeypatch.setattr(pivoting, "_usual", lambda *_: None)
+    (wanted,) = select_each([x], [12], [w])
+    for name in ("order", "residual", "count"):
+        one, other = getattr(found, name), getattr(wanted, name)
+        assert torch.equal(one, other) and one.dtype == other.dtype
+
+
+@needs_numba
+@pytest.mark.parametrize("bad", [-1.0, torch.nan, torch.inf])
+def test_bad_values_are_named_on_the_short_road_too(bad) -> None:
+    x, w = odd("usual")
+    w[3] = bad
+    with pytest.raises(ValueError, match="weights must be finite and not negative"):
+        select_each([x], [5], [w])
+    x[9, 2] = torch.nan if bad < 0 else bad
+    with pytest.raises(ValueError, match="image 1, row 9"):
+        select_each([x[:5], x], [5, 5])
+
+
 @needs_numba
 @pytest.mark.parametrize("way", ["gram", "blocks", "exact"])
 @pytest.mark.parametrize("tol", [0.0, 0.3])
@@ -117,7 +168,7 @@ def test_nothing_is_read_that_was_not_written(way, tol, monkeypatch) -> None:
     x[1, :, 2:] = 0
     monkeypatch.setattr(pivoting, "_way", lambda *_: way)
     wanted = select(x, 30, tol=tol)
-    monkeypatch.setattr("sparevlm.selection.host._made", made)
+    monkeypatch.setattr("sparevlm.selection.host.made", made)
     with warnings.catch_warnings(action="error"):
         found = select(x, 30, tol=tol)
     assert torch.equal(found.order, wanted.order) and torch.equal(found.residual, wanted.residual)

@@ -132,7 +132,7 @@ class Handle(Attached):
     def _generate(self, *args: Any, **kwargs: Any) -> Any:
         if getattr(self._local, "generating", False) or not self._attached:
             return self._stock_generate(*args, **kwargs)
-        names = list(inspect.signature(self._stock_generate).parameters)
+        names = stock.parameters_of(self._stock_generate)
         named = dict(zip(names, args, strict=False)) | kwargs
         if named.get("inputs") is not None and "input_ids" not in named:
             named["input_ids"] = named.pop("inputs")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,15 +28,23 @@ from sparevlm.templates import question_of
 from sparevlm.tokens import Query
 from sparevlm.warning import warn
 
+_PROMPTS = 16  # whose questions are remembered
+
 
 @dataclass(frozen=True, eq=False)
 class Guidance:
-    """A scorer, and how to read the question off token ids."""
+    """A scorer, and how to read the question off token ids.
+
+    What the latest prompts asked is remembered: many pictures are asked the same.
+    """
 
     scorer: Scorer
     tokenizer: Any
     family: Family
     question: str | None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_remembered", lru_cache(_PROMPTS)(self._question))
 
     def queries(
         self, pictures: Sequence[tuple[Tensor, Tensor | None, int]], prompts: Mapping[int, Tensor]
@@ -49,25 +58,21 @@ class Guidance:
         prompts : mapping of int to Tensor [M], int64
             Of each row the prompt without placeholders and padding.
         """
-        known: dict[tuple[int, ...], tuple[str | None, Tensor]] = {}
-        asked = {}
-        for row, ids in prompts.items():
-            words = tuple(ids.tolist())
-            if words not in known:
-                known[words] = self._question(ids)
-            asked[row] = known[words]
+        remembered: Callable[[tuple[int, ...]], tuple[str | None, Tensor]]
+        remembered = self._remembered  # type: ignore[attr-defined]
+        asked = {row: remembered(tuple(ids.tolist())) for row, ids in prompts.items()}
         return self.scorer.queries(
             [Asked(features, hidden, *asked[row]) for features, hidden, row in pictures]
         )
 
-    def _question(self, ids: Tensor) -> tuple[str | None, Tensor]:
+    def _question(self, words: tuple[int, ...]) -> tuple[str | None, Tensor]:
         """What a prompt asks, as text and as token ids."""
-        text = self.question
+        text, ids = self.question, torch.tensor(words, dtype=torch.int64)
         if text is None and self.tokenizer is not None:
             text = self.read(ids)
         if text is not None and self.tokenizer is not None and not self.scorer.needs_text:
-            words = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-            ids = torch.tensor(words, dtype=torch.int64, device=ids.device)
+            own = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            ids = torch.tensor(own, dtype=torch.int64)
         return text, ids
 
     def read(self, ids: Tensor) -> str:

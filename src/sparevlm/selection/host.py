@@ -54,7 +54,7 @@ class HostRun:
         self._reported = _numpy(rows[0].dtype)
         self._lengths = np.array([len(x) for x in rows])
         total, n = len(rows), int(self._lengths.max())
-        self._widths = [_wide(n) for n in self._lengths.tolist()]
+        self._widths = [wide(n) for n in self._lengths.tolist()]
         at_once = {rows_at_once(width) for width in self._widths}
         self._rows_at_once = at_once.pop() if len(at_once) == 1 else None
         self._ragged = bool((self._lengths < n).any())
@@ -75,11 +75,11 @@ class HostRun:
         self._bar = np.maximum(bounds.trust * largest, self._floor)
         self._going = np.ones(total, np.bool_)
         # Zeros behind the last token: no remainder, of which products might round otherwise.
-        self._factor = _made(dtype, total, k, _wide(n))
+        self._factor = made(dtype, total, k, wide(n))
         self._factor[..., int(self._lengths.min()) :] = 0
         self._order = np.zeros((k, total), np.int64)
         self._rank = np.zeros(total, np.int64)
-        self._energy = _made(dtype, k + 1, total)
+        self._energy = made(dtype, k + 1, total)
         self._images = np.arange(total)
         self._folded = np.zeros(total, np.int64)  # steps that the products know of
         self.steps = 0
@@ -222,7 +222,7 @@ class HostRun:
 def _all_products(rows: list[Tensor], weights: list[Tensor | None], n: int, way: Way) -> Floats:
     """Products of all pairs [B, N, W] of every image; or rows are such already."""
     ragged = any(len(x) < n for x in rows)
-    room = _made(rows[0].dtype, len(rows), n, _wide(n), zero=ragged)
+    room = made(rows[0].dtype, len(rows), n, wide(n), zero=ragged)
     for x, w, into in zip(rows, weights, torch.from_numpy(room), strict=True):
         out = into[: len(x), : len(x)]
         product = out.copy_(x) if way == "given" else pairs(x, out)
@@ -231,11 +231,12 @@ def _all_products(rows: list[Tensor], weights: list[Tensor | None], n: int, way:
     return room
 
 
-def _wide(n: int) -> int:
+def wide(n: int) -> int:
+    """How long rows of n tokens are, so that all of them begin alike in memory."""
     return math.ceil(n / _PAD) * _PAD
 
 
-def _made(dtype: torch.dtype, *shape: int, zero: bool = False) -> Floats:
+def made(dtype: torch.dtype, *shape: int, zero: bool = False) -> Floats:
     """Memory that torch counts and aligns."""
     made: Floats = (torch.zeros if zero else torch.empty)(shape, dtype=dtype).numpy()
     return made

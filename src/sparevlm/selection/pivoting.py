@@ -192,6 +192,10 @@ def select_each(
         images, n = rows[None], len(rows)
         if _on_host(images) and _cached(images):
             way = _way(images, min(check_k(k), n))
+            usual = _usual(rows, w, min(k, n)) if way == "exact" else None
+            if usual is not None:
+                chosen[i] = usual
+                continue
             groups.setdefault((working_dtype(rows), way), []).append(i)
         else:
             groups.setdefault((rows.shape, rows.dtype, rows.device, k, w is None), []).append(i)
@@ -204,6 +208,22 @@ def select_each(
             some = [places[j] for j in room]
             chosen |= dict(zip(some, _stacked(pictures, ks, weights, some, names), strict=True))
     return [chosen[i] for i in range(len(pictures))]
+
+
+def _usual(rows: Tensor, weights: Tensor | None, k: int) -> Selection | None:
+    """A picture whose products are taken in float64, if nothing is odd about it."""
+    if weights is not None and not _plain(weights, rows):
+        return None  # an error says what is wrong, or what is wanted is brought into this form
+    from .host_usual import select_usual  # imports numba
+
+    dtype = working_dtype(rows)
+    bounds = Bounds(_near(dtype), trusted(torch.float64), [exhausted(len(rows), dtype)])
+    return select_usual(rows.to(dtype), weights, k, bounds)
+
+
+def _plain(weights: Tensor, rows: Tensor) -> bool:
+    real = isinstance(weights, Tensor) and not weights.is_complex()
+    return real and weights.device == rows.device and weights.shape == rows.shape[:1]
 
 
 def _stacked(
