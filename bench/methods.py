@@ -27,10 +27,12 @@ PAIRS = 5
 SECONDS = 20.0  # a method that took longer is not timed again
 LIMIT = 3.0  # times the product; beyond, the algorithm itself must be the reason
 FORCED = {
+    "agilepruner": "needs singular values of encoder states, 1,024 wide",
     "greedy-css": "rewrites an N x N matrix of residuals at every step, in fp64",
     "hawk": "makes keys of all tokens, 4,096 wide, by a matrix as large as the projector's",
     "k-center": "takes differences of all tokens to each pick: products would be wrong for twins",
     "leverage": "needs the singular vectors of X: an eigendecomposition, O(N^3), in fp64",
+    "prunesid": "needs singular vectors of encoder states, 1,024 wide",
     "two-stage": "needs the singular vectors of X: an eigendecomposition, O(N^3), in fp64",
     "volume": "needs all eigenvectors of X X^T, O(N^3), in fp64",
     "zoo-prune": "runs the projector 128 times over all tokens",

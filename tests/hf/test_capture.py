@@ -13,7 +13,7 @@ from sparevlm.families import FAMILIES
 from sparevlm.hf.encode import encode
 from sparevlm.hf.media import IMAGE
 from sparevlm.hf.pruning import Pruning
-from sparevlm.methods import PruningMethod
+from sparevlm.methods import SCOPE, MMTok, PruMerge, PruningMethod
 from tests.hf.conftest import ONE
 from tests.tiny import tiny_llava
 
@@ -146,3 +146,17 @@ def test_layers():
     for wrong in (24, -25, 1.0):
         with pytest.raises(ValueError, match="the vision encoder has 24"):
             layer_index(wrong, 22, 24)
+
+
+@pytest.mark.parametrize("method", [PruMerge(5), MMTok(6), SCOPE(5)])
+def test_under_autocast(tiny, method):
+    """A projector of another dtype takes its input there, though methods compare without it."""
+    model = copy.deepcopy(tiny.model).float()
+    model.model.multi_modal_projector.bfloat16()
+    inputs = tiny.inputs(ONE)
+    inputs["pixel_values"] = inputs["pixel_values"].float()
+    autocast = torch.autocast("cpu", dtype=torch.bfloat16)
+    with autocast, torch.no_grad(), method.attach(model, relevance="llm") as handle:
+        out = model(**inputs)
+    assert handle.report[0].after == len(handle.report[0].indices) < handle.report[0].before
+    assert bool(out.logits.isfinite().all())

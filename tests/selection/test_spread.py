@@ -99,6 +99,13 @@ def test_several_pictures_are_their_singles():
         assert torch.equal(found, spread_each([x], [k])[0])
 
 
+def test_autocast_changes_nothing():
+    features = clusters(90, 32, 4)
+    (wanted,) = spread_each([features], [40])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(spread_each([features], [40])[0], wanted)
+
+
 def test_bad_input():
     bad = torch.ones(5, 3)
     bad[2, 1] = torch.nan

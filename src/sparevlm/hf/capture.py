@@ -56,6 +56,7 @@ class Capture:
         self._layers: list[Any] = []
         self._found: dict[tuple[int, str], Tensor] = {}
         self._states: Tensor | None = None
+        self._autocast: dict[str, Any] = {}
         self._hooks: list[Any] = []
         self._thread = threading.get_ident()
         self._keys: int | None = None
@@ -115,6 +116,12 @@ class Capture:
     def _keep_states(self, module: Any, args: tuple[Tensor, ...]) -> None:
         if threading.get_ident() == self._thread:
             self._states = args[0].detach()
+            kind = args[0].device.type
+            self._autocast = {
+                "device_type": kind,
+                "dtype": torch.get_autocast_dtype(kind),
+                "enabled": torch.is_autocast_enabled(kind),
+            }
 
     @torch.no_grad()
     def fields(
@@ -169,7 +176,7 @@ class Capture:
         return rows.unflatten(-1, (part.num_heads, -1))
 
     def _project(self, states: Tensor) -> Tensor:
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(**self._autocast):  # as when it was captured
             projected: Tensor = self._projector(states[None])[0]
         return projected
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sparevlm.methods.base import PruningMethod, defined_first
-from sparevlm.selection import checked_rows, in_rooms
+from sparevlm.selection import checked_rows, in_rooms, no_autocast
 from sparevlm.tokens import Reduction, VisualTokens, similarities
 
 
@@ -23,7 +23,14 @@ class PickingMethod(PruningMethod):
         return self.reduce_all([tokens])[0]
 
     def reduce_all(self, pictures: Sequence[VisualTokens]) -> list[Reduction]:
-        """See `PruningMethod.reduce_all`."""
+        """See `PruningMethod.reduce_all`.
+
+        What is compared is so in the precision that methods choose, whatever autocast says outside.
+        """
+        with no_autocast(tokens.features for tokens in pictures):
+            return self._reduce_all(pictures)
+
+    def _reduce_all(self, pictures: Sequence[VisualTokens]) -> list[Reduction]:
         reductions: dict[int, Reduction] = {}
         todo: list[tuple[int, VisualTokens, int]] = []
         for i, tokens in enumerate(pictures):

@@ -14,7 +14,7 @@ from .greedy_css import greedy_css, greedy_css_each
 from .leverage import draw, leverage_scores, two_stage
 from .max_min import max_min, max_min_each
 from .pivoting import select, select_each
-from .products import cosine_pairs
+from .products import cosine_pairs, no_autocast
 from .reconstruction import reconstruction_curve, reconstruction_error, svd_bound
 from .result import Selection
 from .rows import blocks, checked_rows, in_rooms, unit_rows
@@ -47,6 +47,7 @@ __all__ = [
     "max_min",
     "max_min_each",
     "nearest_others",
+    "no_autocast",
     "reconstruction_curve",
     "reconstruction_error",
     "run_greedy",

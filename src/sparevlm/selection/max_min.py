@@ -60,7 +60,7 @@ def max_min(
     -----
     Of float32 matrices on a GPU with Triton, up to 8192 points each, one launch makes all picks of
     a batch; on a CPU one loop does. What they pick is the same. With numba, distances on a CPU that
-    come from rows are summed in float64, and only where the next pick may depend on them.
+    come from rows are taken only where the next pick may depend on them, Euclidean ones in float64.
 
     References
     ----------

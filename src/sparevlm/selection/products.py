@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, Protocol
 
 import torch
@@ -136,6 +136,15 @@ class ColumnProducts:
         else:
             torch.mv(x, row.mul_(w.index_select(0, token)), out=out)
             out.mul_(w)
+
+
+@contextmanager
+def no_autocast(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Compute with tensors in their own precision in a block, whatever autocast says outside."""
+    with ExitStack() as outside:
+        for device in {tensor.device.type for tensor in tensors}:
+            outside.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 @contextmanager

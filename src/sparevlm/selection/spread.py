@@ -13,6 +13,7 @@ from .checks import check_features, check_k
 from .compiled import compiled
 from .distances import Distances, cosine_distances, nearest_others, slack
 from .max_min import max_min_each
+from .products import no_autocast
 from .rows import LARGE
 
 
@@ -45,10 +46,16 @@ def spread_each(pictures: Sequence[Tensor], ks: Sequence[int]) -> list[Tensor]:
     ----------
     DivPrune, arXiv 2503.02175.
     """
+    for features in pictures:
+        check_features(features)
+    with no_autocast(pictures):
+        return _spread_each(pictures, ks)
+
+
+def _spread_each(pictures: Sequence[Tensor], ks: Sequence[int]) -> list[Tensor]:
     orders: dict[int, Tensor] = {}
     rest = []
     for i, (features, k) in enumerate(zip(pictures, ks, strict=True)):
-        check_features(features)
         if _in_compiled_loop(features):
             from .host_spread import spread  # imports numpy
 

@@ -19,7 +19,8 @@ HEAD = (
 )
 NOTE = (
     "Medians; in brackets the least and the largest of {repeats} repeats, which go round all "
-    "methods. Selection: what pruning adds to the encoder. First token: from pixels to the first "
+    "methods. Encoder: in pruned calls without layers that no one reads. Selection: what pruning "
+    "adds to it. First token: from pixels to the first "
     "new token, pruning included. Speed-up: all tokens' time to the first token over this one's, "
     "run by run. Ideal: the speed-up if pruning cost nothing. KV: keys and values after the "
     "prompt. Peak: what a call allocates beside the weights. TFLOP: matrix products and attention "
