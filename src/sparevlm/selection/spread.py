@@ -7,14 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sparevlm.kernels import usable
-
 from .checks import check_features, check_k
 from .compiled import compiled
 from .distances import Distances, cosine_distances, nearest_others, slack
+from .greedy import in_one_launch, too_many_pairs
 from .max_min import max_min_each
 from .products import no_autocast
-from .rows import LARGE
 
 
 @torch.no_grad()
@@ -70,8 +68,8 @@ def _spread_each(pictures: Sequence[Tensor], ks: Sequence[int]) -> list[Tensor]:
 
 
 def _in_compiled_loop(features: Tensor) -> bool:
-    on_host = features.device.type == "cpu" and not usable(features)
-    return on_host and len(features) <= LARGE and compiled()
+    on_host = features.device.type == "cpu" and not in_one_launch(features)
+    return on_host and not too_many_pairs(features) and compiled()
 
 
 def _first(features: Tensor, distances: Tensor | Distances) -> Tensor:
