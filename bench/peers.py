@@ -14,6 +14,7 @@ import argparse
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import cycle, islice
 
 import torch
 from torch import Tensor, nn
@@ -65,17 +66,17 @@ def make(n: int, d: int, seed: int, dtype: torch.dtype = torch.float32) -> Pictu
 
 def row(name: str, n: int, d: int, k: int, pictures: int, repeats: int) -> str:
     method = get_method(name, k)
+    made = [make(n, d, seed) for seed in range(pictures)]
     alike = 0
-    for seed in range(pictures):
-        picture = make(n, d, seed)
+    for picture in made:
         ours, theirs = method.reduce(picture.tokens), picture.theirs[name](k)
         alike += torch.equal(ours.indices, theirs.sort().values)
     pairs = [
         (
-            milliseconds(lambda: picture.theirs[name](k)),
-            milliseconds(lambda: method.reduce(picture.tokens)),
+            milliseconds(lambda picture=picture: picture.theirs[name](k)),
+            milliseconds(lambda picture=picture: method.reduce(picture.tokens)),
         )
-        for _ in range(repeats)
+        for picture in islice(cycle(made), repeats)  # some are harder than others
     ]
     ratios = [here / there for there, here in pairs]
     there, here = (statistics.median(part) for part in zip(*pairs, strict=True))
@@ -105,7 +106,7 @@ def agreement(name: str, pictures: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", metavar="NAME", help="methods to time")
-    parser.add_argument("--pictures", type=int, help="compared for what is picked (3; 50)")
+    parser.add_argument("--pictures", type=int, help="compared, and timed in turn (3; 50)")
     parser.add_argument("--agreement", action="store_true", help="compare picks, and time nothing")
     parser.add_argument("--repeats", type=int, default=9)
     asked = parser.parse_args()
