@@ -62,9 +62,16 @@ class Scorer(Protocol):
 
     def queries(self, asked: Sequence[Asked]) -> list[Query | None]:
         """Compare features (or encoder states) with questions; None: no question."""
+        ...
+
+    def query(
+        self, features: Tensor, hidden: Tensor | None, text: str | None, ids: Tensor
+    ) -> Query | None:
+        """`queries` of one picture; see `Asked`."""
+        return self.queries([Asked(features, hidden, text, ids)])[0]
 
 
-class TowerScorer(ABC):
+class TowerScorer(Scorer, ABC):
     """The space of an image-text model, whose vision tower is the vision-language model's.
 
     Questions longer than the text tower takes are cut into segments of its length, which count
@@ -124,12 +131,6 @@ class TowerScorer(ABC):
         if len(self._texts) > _REMEMBERED:
             self._texts.popitem(last=False)
         return self._texts[question]
-
-    def query(
-        self, features: Tensor, hidden: Tensor | None, text: str | None, ids: Tensor
-    ) -> Query | None:
-        """`queries` of one picture."""
-        return self.queries([Asked(features, hidden, text, ids)])[0]
 
     @torch.no_grad()
     def queries(self, asked: Sequence[Asked]) -> list[Query | None]:
@@ -220,7 +221,7 @@ def make_scorer(clip: Any, tokenizer: Any) -> TowerScorer:
     return (SiglipScorer if kind.startswith("siglip") else ClipScorer)(clip, tokenizer)
 
 
-class EmbeddingScorer:
+class EmbeddingScorer(Scorer):
     """The language model's space: projected features against the embeddings of the question."""
 
     needs_hidden_states = False
@@ -228,12 +229,6 @@ class EmbeddingScorer:
 
     def __init__(self, embeddings: nn.Module) -> None:
         self.embeddings = embeddings
-
-    def query(
-        self, features: Tensor, hidden: Tensor | None, text: str | None, ids: Tensor
-    ) -> Query | None:
-        """`queries` of one picture; `ids` [M] are the token ids of the question."""
-        return self.queries([Asked(features, hidden, text, ids)])[0]
 
     @torch.no_grad()
     def queries(self, asked: Sequence[Asked]) -> list[Query | None]:

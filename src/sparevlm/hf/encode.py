@@ -113,13 +113,15 @@ def encode(
         )
     encoder, arguments, used = _encoder(model, modality, kwargs)
     _bring(pruning, arguments, modality)
-    layer = _feature_layers(model, kwargs)[-1]
+    capture, unread = capture_and_unread(method, model, family, kwargs)
     stated = hidden or "projector" in needs
     wanted = stock.ENCODER_STATES if stated else {}
-    capture = capture_for(method, model, family, kwargs)
-    unread = unread_of(model, family, kwargs, capture)
-    here, plainly = _weights_here(model.base_model), _said_plainly(family, modality)
-    with capture, here, plainly, passed_over(unread):
+    with (
+        capture,
+        _weights_here(model.base_model),
+        _said_plainly(family, modality),
+        passed_over(unread),
+    ):
         output = encoder(**arguments, **wanted, return_dict=True)
     entries = _entries(family, modality, output, arguments, runs)
     if modality is not IMAGE and THINNING in kwargs:
@@ -130,6 +132,7 @@ def encode(
     layout = layout_of(model, family, modality, arguments, features)
     states, classes = None, [None] * len(features)
     if stated:
+        layer = stock.layers_read(model, kwargs)[-1]
         states, classes = _patch_states(stock.encoder_states(output), layer, features, layout)
     fields = capture.fields(features, classes, layout, rowwise=packed)
     if "encoder" in needs and not family.grids:  # those pixels are patches already
@@ -156,20 +159,14 @@ def encode(
     )
 
 
-def capture_for(
+def capture_and_unread(
     method: PruningMethod, model: Any, family: Family, kwargs: dict[str, Any]
-) -> Capture:
-    """What reads off the encoder what a method asks for besides features."""
-    layer = _feature_layers(model, kwargs)[-1]
-    return Capture(model, family, method.requires, method.attention_of, method.keys_of, layer)
-
-
-def unread_of(
-    model: Any, family: Family, kwargs: dict[str, Any], capture: Capture
-) -> list[torch.nn.Module]:
-    """Layers of the encoder that a pruned call passes over."""
-    tower = getattr(model.base_model, family.tower)
-    return unread_layers(model, tower, _feature_layers(model, kwargs), capture.last)
+) -> tuple[Capture, list[torch.nn.Module]]:
+    """What reads off the encoder what a method asks for, and layers that no one reads."""
+    read, tower = stock.layers_read(model, kwargs), getattr(model.base_model, family.tower)
+    asked = method.requires, method.attention_of, method.keys_of
+    capture = Capture(model, family, *asked, read[-1])
+    return capture, unread_layers(model, tower, read, capture.last)
 
 
 @dataclass(frozen=True, eq=False)
@@ -323,13 +320,6 @@ def _candidates(features: list[Tensor]) -> list[Tensor | None]:
     """False for the rows [N, D] that end a line of patches: those equal to the last; on the CPU."""
     ends = torch.cat([(rows == rows[-1]).all(1) for rows in features])
     return list((~ends.cpu()).split([len(rows) for rows in features]))
-
-
-def _feature_layers(model: Any, kwargs: dict[str, Any]) -> list[int]:
-    """Indices of the hidden states that the projector reads."""
-    layers: Any = kwargs.get("vision_feature_layer")
-    layers = getattr(model.config, "vision_feature_layer", -1) if layers is None else layers
-    return [layers] if isinstance(layers, int) else [int(layer) for layer in layers]
 
 
 def _patch_states(

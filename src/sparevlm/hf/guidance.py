@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,8 +43,9 @@ class Guidance:
     family: Family
     question: str | None
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_remembered", lru_cache(_PROMPTS)(self._question))
+    @cached_property
+    def _asked(self) -> Callable[[tuple[int, ...]], tuple[str | None, Tensor]]:
+        return lru_cache(_PROMPTS)(self._question)
 
     def queries(
         self, pictures: Sequence[tuple[Tensor, Tensor | None, int]], prompts: Mapping[int, Tensor]
@@ -58,9 +59,7 @@ class Guidance:
         prompts : mapping of int to Tensor [M], int64
             Of each row the prompt without placeholders and padding.
         """
-        remembered: Callable[[tuple[int, ...]], tuple[str | None, Tensor]]
-        remembered = self._remembered  # type: ignore[attr-defined]
-        asked = {row: remembered(tuple(ids.tolist())) for row, ids in prompts.items()}
+        asked = {row: self._asked(tuple(ids.tolist())) for row, ids in prompts.items()}
         return self.scorer.queries(
             [Asked(features, hidden, *asked[row]) for features, hidden, row in pictures]
         )

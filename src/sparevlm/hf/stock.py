@@ -367,6 +367,13 @@ def reads_a_layer(model: Any) -> bool:
     return _READ in parameters_of(encoder) and hasattr(model.config, _READ)
 
 
+def layers_read(model: Any, kwargs: dict[str, Any]) -> list[int]:
+    """Indices of the hidden states that the projector reads; 0 is the embedding."""
+    layers: Any = kwargs.get(_READ)
+    layers = getattr(model.config, _READ, -1) if layers is None else layers
+    return [layers] if isinstance(layers, int) else [int(layer) for layer in layers]
+
+
 def projection(attention: Any, of: str) -> Any:
     """What makes an attention's queries (of="q") or keys ("k") [.., H * C]."""
     return getattr(attention, f"{of}_proj")

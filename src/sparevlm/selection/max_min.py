@@ -116,11 +116,9 @@ def max_min_each(
     groups: dict[Any, list[int]] = {}
     for i, (one, first) in enumerate(zip(distances, firsts, strict=True)):
         kind: Any = i
-        if _in_compiled_loop(one):
-            pass  # image by image
-        elif isinstance(one, Tensor):
+        if isinstance(one, Tensor):
             kind = (one.dtype, one.device, () if one.device.type == "cpu" else one.shape)
-        elif isinstance(one, Euclidean) and first.device.type == "cpu":
+        elif isinstance(one, Euclidean) and first.device.type == "cpu" and not compiled():
             kind = (one.rows.dtype, one.rows.shape[1])
         groups.setdefault(kind, []).append(i)
     for places in groups.values():

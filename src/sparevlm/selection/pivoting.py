@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import torch
 from torch import Tensor
@@ -221,7 +221,8 @@ def _usual(rows: Tensor, weights: Tensor | None, k: int) -> Selection | None:
     return select_usual(rows.to(dtype), weights, k, bounds)
 
 
-def _plain(weights: Tensor, rows: Tensor) -> bool:
+def _plain(weights: Any, rows: Tensor) -> TypeGuard[Tensor]:
+    """Whether weights are real and one a row, where the rows are; no value is looked at."""
     real = isinstance(weights, Tensor) and not weights.is_complex()
     return real and weights.device == rows.device and weights.shape == rows.shape[:1]
 
@@ -270,9 +271,8 @@ def _checked(
     weights: list[Tensor | None], pictures: list[Tensor]
 ) -> list[Tensor] | list[Tensor | None]:
     """`check_weights` of several images, at once where their shapes are as they must be."""
-    given = [w for w, x in zip(weights, pictures, strict=True) if isinstance(w, Tensor)
-             and w.shape == x.shape[:1]]  # fmt: skip
-    if len(given) == 1 or len(given) < len(pictures) or any(w.is_complex() for w in given):
+    given = [w for w, x in zip(weights, pictures, strict=True) if _plain(w, x)]
+    if len(given) == 1 or len(given) < len(pictures):
         return [check_weights(w, x) for w, x in zip(weights, pictures, strict=True)]
     whole = torch.cat(given)
     checked = check_weights(whole, whole[:, None])

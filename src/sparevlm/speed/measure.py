@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from sparevlm.hf import stock
-from sparevlm.hf.encode import capture_for, unread_of
+from sparevlm.hf.encode import capture_and_unread
 from sparevlm.hf.media import placeholder_ids
 from sparevlm.hf.supported import find_family
 from sparevlm.hf.unread import passed_over
@@ -175,12 +175,12 @@ def _summaries(
             words=words,
             milliseconds=spread,
             speedup=Spread.of([whole / part for whole, part in pairs]),
-            ideal=_median(full) / _median(spread),
+            ideal=_without_selection(full) / _without_selection(spread),
             **fact,
         )
 
 
-def _median(spread: dict[str, Spread]) -> float:
+def _without_selection(spread: dict[str, Spread]) -> float:
     return spread["encoder"].median + spread["prefill"].median
 
 
@@ -261,8 +261,8 @@ def _passing_over(model: Any, way: PruningMethod | None, inputs: dict[str, Any])
     """In it the encoder runs as in a call that is pruned so: without layers that no one reads."""
     if way is None:
         return nullcontext()
-    family = find_family(model)
-    return passed_over(unread_of(model, family, inputs, capture_for(way, model, family, inputs)))
+    _, unread = capture_and_unread(way, model, find_family(model), inputs)
+    return passed_over(unread)
 
 
 def _encode(model: Any, inputs: dict[str, Tensor]) -> Any:
